@@ -18,12 +18,17 @@ from unittest.mock import patch
 
 import torch
 from common import machine, prepared
+from solver_parts import replaced
 from torch import Tensor
 
-from onnxinfo.metrics import sid
+from onnxinfo.metrics.ascent import Ascent
+from onnxinfo.metrics.certification import certify_scales
+from onnxinfo.metrics.constraint import feasible
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import ENTROPY, generator
 from onnxinfo.metrics.probe import LayerProbe
+from onnxinfo.metrics.problem import Problem
+from onnxinfo.metrics.sid import solve
 from onnxinfo.models import path
 from onnxinfo.models.studies.script import as_script
 
@@ -69,19 +74,18 @@ def _backwards(first: Tensor, second: Tensor, *_: object) -> Tensor:
 
 def _damped(factor: float) -> object:
     """Take the same fraction of the Newton step in all samples."""
-    return patch.object(sid._Ascent, "damping", property(lambda self: torch.full_like(self.curvature, factor)))
+    return patch.object(Ascent, "damping", property(lambda self: torch.full_like(self.curvature, factor)))
 
 
 def _asleep(one_of: int, factor: float) -> object:
     """Divide one of so many scales by a factor before they are certified."""
-    certify = sid.Problem.certify
 
-    def certified(self: sid.Problem, scales: Tensor, control: object, passes: object, *rest: int) -> object:
+    def certified(problem: Problem, scales: Tensor, control: object, passes: object, *rest: int) -> object:
         scales = scales.clone()
         scales[:, ::one_of] /= factor
-        return certify(self, scales, control, [], *rest)  # type: ignore[arg-type]
+        return certify_scales(problem, scales, control, [], *rest)  # type: ignore[arg-type]
 
-    return patch.object(sid.Problem, "certify", certified)
+    return replaced(certify_scales=certified)
 
 
 @contextmanager
@@ -91,16 +95,15 @@ def _as_it_is() -> Iterator[None]:
 
 SABOTAGE: dict[str, Callable[[], object]] = {
     "as it is": _as_it_is,
-    "filter flipped": lambda: patch.multiple(sid, wiener=_backwards, wiener_with=_backwards),
-    "filter off": lambda: patch.multiple(sid, wiener=_mean, wiener_with=_mean),
-    "ascent off": lambda: patch.object(sid, "ROUNDS", ((0, 0.2),)),
-    "ascent filter returns nothing": lambda: patch.object(sid, "wiener", _nothing),
+    "filter flipped": lambda: replaced(wiener=_backwards, wiener_with=_backwards),
+    "filter off": lambda: replaced(wiener=_mean, wiener_with=_mean),
+    "ascent off": lambda: replaced(ROUNDS=((0, 0.2),)),
+    "ascent filter returns nothing": lambda: replaced(wiener=_nothing),
     "steps tenfold": lambda: _damped(3.0),
     "steps reversed": lambda: _damped(-0.3),
-    "Gauss-Newton off": lambda: patch.object(sid.Problem, "gauss_newton", lambda self, scales: self.feasible(scales)),
+    "Gauss-Newton off": lambda: replaced(gauss_newton=feasible),
     "5 % of the scales a thirtieth": lambda: _asleep(20, 30.0),
-    "uniform, no ascent": lambda: patch.multiple(
-        sid,
+    "uniform, no ascent": lambda: replaced(
         ROUNDS=((0, 0.2),),
         waterfill=lambda norms, target, tie, cap: _uniform(norms, target),
     ),
@@ -128,7 +131,7 @@ def main() -> None:
     truths = []
     for layer, start in enumerate(starts):
         feature, target = job.feature(layer, x, rows, 1), ALPHA * start.normalizer
-        begun = sid.solve(sid.Problem.of(feature, start, target, job.tie, CAP, job.shape))
+        begun = solve(Problem.of(feature, start, target, job.tie, CAP, job.shape))
         logs = ascent(feature, begun.sigma, target, steps=arguments.steps)
         truths.append(met(feature, logs, target, begun.certificate.exponent))
     print(f"{machine('cpu')}; {arguments.samples} samples, {len(starts)} layers, seeds {arguments.seeds}\n")
@@ -140,7 +143,7 @@ def main() -> None:
             for layer, start in enumerate(starts):
                 feature, target = job.feature(layer, x, rows, 100 + seed), ALPHA * start.normalizer
                 with broken():  # type: ignore[attr-defined]
-                    found = sid.solve(sid.Problem.of(feature, start, target, job.tie, CAP, job.shape))
+                    found = solve(Problem.of(feature, start, target, job.tie, CAP, job.shape))
                 best, best_error = truths[layer]
                 value, error = met(feature, found.sigma.log(), target, found.certificate.exponent)
                 short, slack = best - value, 2 * (error.square() + best_error.square()).sqrt()

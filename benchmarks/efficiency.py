@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
-from onnxinfo.metrics.sid import Problem, solve
+from onnxinfo.metrics.problem import Problem
+from onnxinfo.metrics.sid import solve
 from onnxinfo.models.studies.script import as_script
 
 

@@ -39,7 +39,8 @@ from onnxinfo.metrics.forward import solve_forward
 from onnxinfo.metrics.input_provider import InputProvider, open_samples_of
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import ENTROPY, generator
-from onnxinfo.metrics.sid import Problem, Solution, solve
+from onnxinfo.metrics.problem import Problem
+from onnxinfo.metrics.sid import Solution, solve
 from onnxinfo.models.studies.script import as_script
 
 ALPHA, CAP = 0.01, 1.0

@@ -39,7 +39,8 @@ from onnxinfo.analysis.job import Job
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
 from onnxinfo.metrics.probe import LayerProbe
-from onnxinfo.metrics.sid import Problem, Solution, solve
+from onnxinfo.metrics.problem import Problem
+from onnxinfo.metrics.sid import Solution, solve
 from onnxinfo.models.studies.script import as_script
 
 #: Number of layers of the whole analysis, and batch sizes of the plain loop.

@@ -18,7 +18,8 @@ from common import analysis_parser, machine, prepared
 from onnxinfo.analysis.job import Job
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import generator
-from onnxinfo.metrics.sid import Problem, solve
+from onnxinfo.metrics.problem import Problem
+from onnxinfo.metrics.sid import solve
 from onnxinfo.models.studies.script import as_script
 
 ALPHA, CAP = 1.5e-4, 1.0

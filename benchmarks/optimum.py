@@ -26,7 +26,8 @@ from torch import Tensor
 from onnxinfo.analysis.job import Job
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import ENTROPY, generator
-from onnxinfo.metrics.sid import Problem, Solution, solve
+from onnxinfo.metrics.problem import Problem
+from onnxinfo.metrics.sid import Solution, solve
 from onnxinfo.models.studies.script import as_script
 
 ALPHA, CAP = 1.5e-4, 1.0

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from unittest.mock import patch
 
 import torch
 from common import analysis_parser, machine, prepared
+from solver_parts import replaced
 from torch import Tensor
 
 from onnxinfo.analysis.job import Job
-from onnxinfo.metrics import sid
+from onnxinfo.metrics.ascent import MOST_STEP
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.measured import merge, relative_gradient
 from onnxinfo.metrics.noise import ENTROPY, generator
+from onnxinfo.metrics.problem import CONTROLLED_NOISES, PASS_NOISES, Problem
+from onnxinfo.metrics.sid import Solution, solve
 from onnxinfo.metrics.trial import Sampling, price_of, try_step
 from onnxinfo.models.studies.script import as_script
 
@@ -32,15 +34,15 @@ SIZES, PASSES, NOISES = (0.1, 0.35, 1.0), 16, 1024
 TIMES = (2, 4)
 
 
-def problem_of(job: Job, position: int, samples: int, seed: int) -> sid.Problem:
+def problem_of(job: Job, position: int, samples: int, seed: int) -> Problem:
     """State the problem of one layer on the first samples."""
     x, rows = job.inputs(list(range(samples)))
     start = linearize(job.network.part([position]), x, job.unit, rows, generator(x.device, 0, "probes"))[0]
     feature = job.feature(position, x, rows, seed)
-    return sid.Problem.of(feature, start, ALPHA * start.normalizer, job.tie, CAP, job.shape)
+    return Problem.of(feature, start, ALPHA * start.normalizer, job.tie, CAP, job.shape)
 
 
-def gains(problem: sid.Problem, found: sid.Solution) -> tuple[Tensor, Tensor]:
+def gains(problem: Problem, found: Solution) -> tuple[Tensor, Tensor]:
     """Gains of steps of three sizes in nats, and their standard errors, (sizes, S)."""
     scales = problem.tie.sum(found.sigma) / problem.tie.size
     problem.feature.noise = generator(scales.device, 0, "fresh")
@@ -51,7 +53,7 @@ def gains(problem: sid.Problem, found: sid.Solution) -> tuple[Tensor, Tensor]:
     newton = -problem.tie.expand(problem.denoised(relative.first, relative.second)) / 2
     trials = []
     for size in SIZES:
-        step = torch.where(free, (size * newton).clamp(-sid.MOST_STEP, sid.MOST_STEP), 0.0)
+        step = torch.where(free, (size * newton).clamp(-MOST_STEP, MOST_STEP), 0.0)
         nothing = torch.zeros(len(scales))
         trial, _ = try_step(
             problem.feature, partial(problem.moved, scales), step, nothing, nothing + 1, Sampling(NOISES),
@@ -62,17 +64,15 @@ def gains(problem: sid.Problem, found: sid.Solution) -> tuple[Tensor, Tensor]:
     return torch.stack(gain), torch.stack(error)
 
 
-def fallen(job: Job, position: int, samples: int, found: sid.Solution, times: int) -> Tensor:
+def fallen(job: Job, position: int, samples: int, found: Solution, times: int) -> Tensor:
     """Whether cells end lower by more than two standard errors with ``times`` as many noise samples, (S,) bool."""
-    with patch.multiple(
-        sid, PASS_NOISES=times * sid.PASS_NOISES, CONTROLLED_NOISES=times * sid.CONTROLLED_NOISES
-    ):  # fmt: skip
-        more = sid.solve(problem_of(job, position, samples, seed=1))
+    with replaced(PASS_NOISES=times * PASS_NOISES, CONTROLLED_NOISES=times * CONTROLLED_NOISES):
+        more = solve(problem_of(job, position, samples, seed=1))
     error = (_monte_carlo(found).square() + _monte_carlo(more).square()).sqrt()
     return more.entropy.mean(1) - found.entropy.mean(1) < -2 * error
 
 
-def _monte_carlo(found: sid.Solution) -> Tensor:
+def _monte_carlo(found: Solution) -> Tensor:
     """Error of the mean entropy at the same normalizer, (S,)."""
     return found.certificate.ratio_stderr / found.certificate.exponent
 
@@ -91,7 +91,7 @@ def main() -> None:
     print("| --- |" + " ---: |" * (1 + len(SIZES) + len(given.times)))
     for position, layer in enumerate(job.layers):
         problem = problem_of(job, position, given.samples, seed=0)
-        found = sid.solve(problem)
+        found = solve(problem)
         gain, error = gains(problem, found)
         most = gain.argmax(1)
         cells = [

@@ -17,8 +17,9 @@ from ..graph.quantization import rounds
 from ..metrics.forward import solve_forward
 from ..metrics.noise import ENTROPY, clip_sigma, waterfill
 from ..metrics.probe import LayerProbe
+from ..metrics.problem import Problem
 from ..metrics.reference import solve_by_gradient
-from ..metrics.sid import Problem, Solution, solve
+from ..metrics.sid import Solution, solve
 from ..registry import METRICS
 from ..text import quoted
 from .blocks import Cells, Measure, SampleBatch

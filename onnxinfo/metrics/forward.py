@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .ascent import MOST_STEP
 from .certificate import (
     GAP_STDERR,
     LEAST_CURVATURE,
@@ -32,6 +33,7 @@ from .certificate import (
     take_trial,
     wider,
 )
+from .constraint import KNOWN_OFF, STILL_OFF
 from .intervals import Intervals
 from .line_search import LineSearch
 from .measured import Measured
@@ -39,7 +41,7 @@ from .misplaced import wake
 from .noise import Tie, clip_sigma, waterfill
 from .probe import LayerProbe
 from .radial import Integrator
-from .sid import KNOWN_OFF, MOST_STEP, STILL_OFF, WORTH, Solution
+from .sid import WORTH, Solution
 from .trial import Sampling
 
 #: First search: rounds, backgrounds per round, and minimum weight of the newest estimate.

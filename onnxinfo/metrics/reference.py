@@ -10,8 +10,9 @@ from torch import Tensor
 from . import ru
 from .linearization import Linearization
 from .noise import waterfill
+from .problem import Problem
 from .ru import RuSolution
-from .sid import Problem, Solution, solve_by
+from .sid import Solution, solve_by
 
 LEARNING_RATE, DECAYS = 0.05, (0.9, 0.999)
 

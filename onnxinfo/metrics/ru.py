@@ -33,9 +33,9 @@ from .certificate import (
 from .descent import Descent
 from .linearization import Linearization
 from .noise import ENTROPY, Tie, clip_sigma, waterfill
+from .problem import MANY_UNITS
 from .reconstruction import LEAST_POWER, Moments, Reconstruction
 from .ru_certificate import Slopes, slopes_of
-from .sid import MANY_UNITS
 
 
 class Ascent(NamedTuple):

@@ -22,7 +22,7 @@ from ..config import Config, FlatOptions, configure
 from ..graph.model import ModelSource
 from ..inputs.deviation import evenly_spread
 from ..metrics.linearization import NORMALIZER_STDERR, Linearization
-from ..metrics.sid import MANY_UNITS
+from ..metrics.problem import MANY_UNITS
 from .analyze import ready
 from .compute import BLOCK
 from .computing import computing

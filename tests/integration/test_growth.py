@@ -317,7 +317,7 @@ def test_a_run_remembers_that_it_was_begun_with_a_retry(tmp_path, layers, asked)
 
 
 def test_more_passes_take_more_noise():
-    from onnxinfo.metrics.sid import Problem
+    from onnxinfo.metrics.problem import Problem
 
     described = dict.fromkeys(Problem.__dataclass_fields__)
     tie = type("Tie", (), {"units": 8192})()

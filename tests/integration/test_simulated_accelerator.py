@@ -72,18 +72,18 @@ def _compare(
     """
     from simulated_accelerator import analyses_on_it
 
-    from onnxinfo.metrics import sid
+    from onnxinfo.metrics import problem
 
     torch.set_num_threads(1)
     given = options or {}
     expected = _numbers(folder / "cpu.h5", *arguments, device="cpu", **given)
-    before, marks = sid.measure, []
+    before, marks = problem.measure, []
     with analyses_on_it() as accelerator, pytest.MonkeyPatch.context() as patched:
         if "robustness" in arguments:
             from onnxinfo.analysis import attack
 
             patched.setattr(attack, "carlini_wagner", partial(_attack, attack.carlini_wagner))
-        patched.setattr(sid, "measure", lambda *all_: (marks.append(accelerator.reads.total()), before(*all_))[1])
+        patched.setattr(problem, "measure", lambda *all_: (marks.append(accelerator.reads.total()), before(*all_))[1])
         found = _numbers(folder / "device.h5", *arguments, **given)
     assert found.keys() == expected.keys()
     for name, numbers in expected.items():

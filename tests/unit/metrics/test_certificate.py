@@ -1,18 +1,17 @@
 """Conditions for cells that are not converged, each tested alone on cells of known truth."""
 
 import math
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from graphs import quantized
 from probed import probed
+from solver_parts import replaced
 
 import onnxinfo
 from onnxinfo.analysis.proof import proof
 from onnxinfo.archive.format import MARKS, mark_code
-from onnxinfo.metrics import sid
 from onnxinfo.metrics.certificate import (
     Certificate,
     certify,
@@ -210,7 +209,7 @@ def values_of(digits, folder, name):
 )
 def test_a_sabotaged_solver_is_found_out(tmp_path, digits, broken):
     sound = values_of(digits, tmp_path, "sound")
-    with patch.multiple(sid, **broken, ROUNDS=((0, 0.2),), EXTRA_ROUNDS=0):
+    with replaced(**broken, ROUNDS=((0, 0.2),), EXTRA_ROUNDS=0):
         lost = values_of(digits, tmp_path, "broken")
     missing = sound["value"] - lost["value"]
     slack = 2 * np.hypot(sound["stderr"], lost["stderr"])

@@ -7,9 +7,12 @@ import pytest
 import torch
 from probed import probed
 
-from onnxinfo.metrics import sid
+from onnxinfo.metrics import ascent, constraint
+from onnxinfo.metrics.constraint import feasible
+from onnxinfo.metrics.measured import Measured
 from onnxinfo.metrics.noise import make_tie
 from onnxinfo.metrics.probe import Halves
+from onnxinfo.metrics.problem import Problem
 
 UNITS, TARGET = 256, 0.5
 
@@ -40,7 +43,7 @@ class Cliff(torch.nn.Module):
 def problem_of(layer, x):
     feature, start = probed(layer, x)
     tie = make_tie("unit", (UNITS,), ("feature",))
-    return sid.Problem.of(feature, start, torch.full((len(x),), TARGET), tie, 10.0, (UNITS,))
+    return Problem.of(feature, start, torch.full((len(x),), TARGET), tie, 10.0, (UNITS,))
 
 
 @pytest.mark.parametrize("factor", [0.1, 0.3, 3.0, 10.0])
@@ -49,18 +52,18 @@ def test_a_fourth_power_is_brought_near_its_constraint(size, factor):
     """With the exponent of a linear layer, the ratio to the budget turns into its inverse again and again."""
     layer = Bowl(size)
     problem = problem_of(layer, torch.zeros(2, UNITS))
-    scales = problem.feasible(problem.feasible(problem.uniform()) * factor)
-    assert (layer.ratio(scales).log().abs() < math.log(1.3 * sid.FAR)).all()
+    scales = feasible(problem, feasible(problem, problem.uniform()) * factor)
+    assert (layer.ratio(scales).log().abs() < math.log(1.3 * constraint.FAR)).all()
 
 
 def test_a_sample_with_rare_jumps_does_not_hold_up_the_others():
     calm, rough = torch.full((UNITS,), -100.0), torch.full((UNITS,), 0.88)
     layer = Cliff()
     problem = problem_of(layer, torch.stack([calm, calm, rough]))
-    start = problem.feasible(problem.uniform())
+    start = feasible(problem, problem.uniform())
     worse = start * torch.randn(start.shape, generator=torch.Generator().manual_seed(0)).mul(0.4).exp()
-    state = sid._Ascent.begin(worse, problem.tie)
-    problem.ascend(state, None, 24, 0.05)
+    state = ascent.Ascent.begin(worse, problem.tie)
+    ascent.ascend(problem, state, None, 24, 0.05)
     apart = state.scales.log() - state.scales.log().mean(1, keepdim=True)
     assert (apart[:2].square().mean(1) < 0.02).all()
     assert (state.steps[:2] > 1).all()
@@ -69,16 +72,16 @@ def test_a_sample_with_rare_jumps_does_not_hold_up_the_others():
 def test_a_pass_far_from_the_constraint_promises_nothing():
     """Its gradient is that of another problem, and must not end the ascent."""
     problem = problem_of(Bowl(1.0), torch.zeros(2, UNITS))
-    state, no = sid._Ascent.begin(problem.feasible(problem.uniform()), problem.tie), torch.zeros(2, dtype=torch.bool)
+    state, no = ascent.Ascent.begin(feasible(problem, problem.uniform()), problem.tie), torch.zeros(2, dtype=torch.bool)
     far = [torch.tensor([False, True])] + [no] * 4
     gains = [torch.tensor([0.1, -9.0])] + [torch.full((2,), 0.1)] * 4
     with (
-        patch.object(sid.Problem, "far", side_effect=[(each, no) for each in far]),
-        patch.object(sid.Problem, "feasible", lambda self, scales: scales),
-        patch.object(sid.Measured, "shortfall", side_effect=[(each, torch.zeros(2)) for each in gains]),
-        patch.object(sid, "STEP_GAIN", 0.0),
+        patch.object(ascent, "is_far", side_effect=[(each, no) for each in far]),
+        patch.object(ascent, "feasible", lambda problem, scales: scales),
+        patch.object(Measured, "shortfall", side_effect=[(each, torch.zeros(2)) for each in gains]),
+        patch.object(ascent, "STEP_GAIN", 0.0),
     ):
-        taken, _ = problem.ascend(state, None, 5, 0.05)
+        taken, _ = ascent.ascend(problem, state, None, 5, 0.05)
     assert taken == 5
     assert state.steps.tolist() == [5, 4]
 
@@ -88,15 +91,15 @@ def test_a_sample_promises_the_mean_of_its_own_passes():
     gains = torch.full((4, 8), 0.001)
     gains[:3, 0], gains[3, 0] = torch.nan, 0.1
     passes = [torch.stack([each, torch.zeros(8)]) for each in gains]
-    assert sid._promised(passes) == pytest.approx((0.1 + 7 * 0.001) / 8)
+    assert ascent._promised(passes) == pytest.approx((0.1 + 7 * 0.001) / 8)
     errors = [torch.stack([torch.zeros(8), torch.full((8,), 0.4)]) for _ in range(4)]
-    assert sid._promised(errors) == pytest.approx(0.4 / 32**0.5)
+    assert ascent._promised(errors) == pytest.approx(0.4 / 32**0.5)
 
 
 def test_only_the_first_step_of_a_sample_tells_its_curvature():
     relative, step = torch.full((3, UNITS), 0.5), torch.full((3, UNITS), 0.5)
     step[2] = 0.0
-    assert sid._overshot(relative, step).tolist() == [1.5, 1.5, 1.0]
+    assert ascent._overshot(relative, step).tolist() == [1.5, 1.5, 1.0]
 
 
 def total_change(ratios, scales=None):
@@ -105,7 +108,7 @@ def total_change(ratios, scales=None):
     start = torch.full((1, UNITS), 0.1) if scales is None else scales
     found = [torch.full((4, 1), each * TARGET) for each in (*ratios, 1.0)]
     with patch.object(type(problem.feature), "deviations", side_effect=found):
-        return float((problem.feasible(start) / start)[0, -1].log())
+        return float((feasible(problem, start) / start)[0, -1].log())
 
 
 def test_the_power_of_the_growth_is_found_by_a_secant():
@@ -119,7 +122,7 @@ def test_a_deviation_that_grows_while_noise_shrinks_is_no_power():
 
 
 def test_a_jump_is_no_power_either():
-    assert total_change([8.0, 0.001]) == pytest.approx(-1 + math.log(1000) / sid.MOST_EXPONENT)
+    assert total_change([8.0, 0.001]) == pytest.approx(-1 + math.log(1000) / constraint.MOST_EXPONENT)
 
 
 def test_units_without_a_scale_do_not_hide_how_far_the_others_moved():
@@ -130,7 +133,7 @@ def test_units_without_a_scale_do_not_hide_how_far_the_others_moved():
 
 def test_the_curvature_is_that_of_a_first_step_and_never_falls():
     tie = make_tie("unit", (UNITS,), ("feature",))
-    state = sid._Ascent.begin(torch.ones(3, UNITS), tie)
+    state = ascent.Ascent.begin(torch.ones(3, UNITS), tie)
     state.steps, state.curvature = torch.tensor([1, 3, 1]), torch.tensor([1.0, 1.0, 5.0])
     relative, step = torch.full((3, UNITS), 0.5), torch.full((3, UNITS), 0.5)
     state._learn(Halves(relative, relative), step, 0.0)

@@ -7,7 +7,10 @@ import pytest
 import torch
 from test_bends import problem_of
 
-from onnxinfo.metrics import sid
+from onnxinfo.metrics import certification
+from onnxinfo.metrics.constraint import feasible
+from onnxinfo.metrics.problem import PASS_NOISES
+from onnxinfo.metrics.sid import solve
 
 
 class Bent(torch.nn.Module):
@@ -42,7 +45,7 @@ def test_they_are_solved_as_well():
     lost, gaps, products = [], [], []
     for units in (2**15, 2**16):
         given = problem(units)
-        solution = sid.solve(given)
+        solution = solve(given)
         scale = solution.sigma[0] * Bent(units).scale
         # At the optimum, all units use the same share of the budget.
         best = scale.square().mean().sqrt().log()
@@ -58,7 +61,7 @@ def test_they_are_solved_as_well():
 @pytest.mark.parametrize(("units", "passes"), [(2**15, 3), (2**16, 6)])
 def test_a_certificate_gets_as_much_noise_in_all(units, passes):
     given = problem(units)
-    with patch.object(sid.Problem, "known", lambda *_: False):
-        *_, taken = given.certify(given.feasible(given.uniform()), None, [], 3)
+    with patch.object(certification, "is_known", lambda *_: False):
+        *_, taken = certification.certify_scales(given, feasible(given, given.uniform()), None, [], 3)
     assert len(taken) == passes
-    assert sum(len(each.deviations) for each in taken) == 3 * sid.PASS_NOISES
+    assert sum(len(each.deviations) for each in taken) == 3 * PASS_NOISES

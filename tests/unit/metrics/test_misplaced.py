@@ -12,11 +12,13 @@ from scipy.optimize import brentq
 from scipy.stats import chi2, norm
 from test_bends import problem_of
 
-from onnxinfo.metrics import misplaced, sid
+from onnxinfo.metrics import certification, misplaced
 from onnxinfo.metrics.certificate import GAP_TOLERANCE, Certificate, Growth, certify, missing_entropy, take_trial
+from onnxinfo.metrics.constraint import feasible
+from onnxinfo.metrics.found import Certified, Found
 from onnxinfo.metrics.measured import Measured, measure
 from onnxinfo.metrics.misplaced import Step, _change, _foretold, _least_mean_square, leap, wake
-from onnxinfo.metrics.sid import solve, solve_by
+from onnxinfo.metrics.sid import search, solve, solve_by
 from onnxinfo.metrics.trial import Sampling, Trial
 
 UNITS, BEST = 256, 0.2
@@ -70,7 +72,7 @@ def test_a_search_takes_them_from_the_cap():
     assert lost > 0.1
     scales[scales == 1] = 10.0
     given = cell()
-    found = given.search(scales, torch.zeros(3, dtype=torch.bool))
+    found = search(given, scales, torch.zeros(3, dtype=torch.bool))
     assert found.certificate.converged.all()
     np.testing.assert_allclose(given.sigma(found.scales).log().mean(1), math.log(BEST), atol=0.02)
 
@@ -107,7 +109,7 @@ def test_scales_that_are_far_too_small_are_found(share, factor):
 @pytest.mark.parametrize(("share", "factor"), SLEEPERS)
 def test_a_search_wakes_them(share, factor):
     given = cell()
-    found = given.search(asleep(share, factor)[0], torch.zeros(3, dtype=torch.bool))
+    found = search(given, asleep(share, factor)[0], torch.zeros(3, dtype=torch.bool))
     assert found.certificate.converged.all()
     np.testing.assert_allclose(given.sigma(found.scales).log().mean(1), math.log(BEST), atol=0.025)
 
@@ -165,10 +167,10 @@ def test_a_trial_ends_once_it_knows_the_curvature(stderr, is_enough):
         found.append(arguments[6])
         return take_trial(*arguments)
 
-    with patch.object(sid, "take_trial", tried):
-        given.certify(torch.full((3, UNITS), BEST), None, [])
+    with patch.object(certification, "take_trial", tried):
+        certification.certify_scales(given, torch.full((3, UNITS), BEST), None, [])
     trial = Trial(*torch.tensor([[0.0] * 3, [stderr] * 3, [0.0] * 3, [0.09] * 3], dtype=torch.float64))
-    assert found[0].most == given.effort * sid.TRIAL_NOISES
+    assert found[0].most == given.effort * certification.TRIAL_NOISES
     assert found[0].is_enough(trial) is is_enough
 
 
@@ -178,7 +180,7 @@ def test_units_that_must_not_wake_stay_asleep():
     scales = torch.full((3, UNITS), BEST)
     scales[:, UNITS - UNITS // 16 :] = 0.02
     given.target.fill_((UNITS - UNITS // 16) * used(BEST))
-    found, *_ = given.certify(scales, None, [])
+    found, *_ = certification.certify_scales(given, scales, None, [])
     assert not found.change.any()
     assert (found.certificate.gap < 0.03).all()
 
@@ -252,17 +254,17 @@ def test_a_layer_that_saturates_has_another_optimum(width, seed):
 def test_a_sample_that_has_several_optima_is_not_proven_by_an_earlier_round():
     """Of its results the higher one counts, however small the gap of the other seemed."""
     no, one, yes = torch.zeros(1, dtype=torch.bool), torch.ones(1), torch.ones(1, dtype=torch.bool)
-    found = sid._Found.nothing(torch.zeros(1, UNITS))
+    found = Found.nothing(torch.zeros(1, UNITS))
     at = torch.tensor([0])
     for gap, entropy, torn in ((0.01, -2.0, no), (math.nan, -1.8, yes)):
         known = Certificate(one, 0 * one, gap * one, one, one, 2 * one, saturated=no, met=yes)
         scales = torch.full((1, UNITS), math.exp(entropy))
-        found.put(at, sid._Certified(scales, known, one, one, 0 * scales, entropy * one, torn), 0, 0)
+        found.put(at, Certified(scales, known, one, one, 0 * scales, entropy * one, torn), 0, 0)
         assert bool(found.certificate.converged) is (entropy == -2.0)
     assert float(found.entropy) == pytest.approx(-1.8)
     # The value of a sample whose units are all at the cap is exact.
     known = Certificate(one, 0 * one, 0 * one, one, one, 2 * one, saturated=yes, met=yes)
-    found.put(at, sid._Certified(scales, known, one, one, 0 * scales, 0 * one, yes), 0, 0)
+    found.put(at, Certified(scales, known, one, one, 0 * scales, 0 * one, yes), 0, 0)
     found.tear(at, yes)
     assert found.certificate.converged.all()
     assert float(found.certificate.gap) == 0
@@ -292,7 +294,7 @@ CHOICES = [(0.025, False, True), (0.05, True, False), (0.5, False, False)]
 def test_only_a_choice_of_units_makes_several_optima(width, bump, is_chosen):
     """Not where all of them belong at the cap."""
     given = problem_of(Saturating(width, bump), torch.zeros(3, UNITS))
-    scales = given.feasible(given.uniform())
+    scales = feasible(given, given.uniform())
     step, chosen = leap(given.feature, scales, given.tie, 1.0, given.counted, given.target, torch.full((3,), 2.0))
     assert bool(chosen.all()) is bool(chosen.any()) is is_chosen
     assert bool((step.sure_gain > 0).all()) is (is_chosen or bump)

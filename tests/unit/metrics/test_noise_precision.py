@@ -8,13 +8,17 @@ import torch
 from onnx import TensorProto
 
 from onnxinfo import convert
-from onnxinfo.metrics import noise_precision, sid
+from onnxinfo.metrics import certification, noise_precision, sid
+from onnxinfo.metrics.certification import certify_scales
+from onnxinfo.metrics.constraint import feasible
 from onnxinfo.metrics.differences import UnsupportedGraphError, differences
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.network import Network
-from onnxinfo.metrics.noise import Tie
+from onnxinfo.metrics.noise import Tie, waterfill
 from onnxinfo.metrics.noise_precision import DisagreementError, carried, factor_to_float32
 from onnxinfo.metrics.probe import LayerProbe
+from onnxinfo.metrics.problem import Problem
+from onnxinfo.metrics.rounding import small_deviation
 from tests.support.graphs import constant, model, node, value, weight
 
 SAMPLES, SIDE = 3, 6
@@ -190,7 +194,7 @@ def problem(precision):
     feature = probe("head", precision=precision)
     start = linearize(feature.network, feature.x, feature.unit, feature.rows, torch.Generator().manual_seed(3))[0]
     tie = Tie(torch.arange(UNITS), torch.ones(UNITS, dtype=torch.long))
-    return sid.Problem.of(feature, start, 1e-2 * start.normalizer, tie, 1.0, (3, SIDE, SIDE))
+    return Problem.of(feature, start, 1e-2 * start.normalizer, tie, 1.0, (3, SIDE, SIDE))
 
 
 def test_both_precisions_find_the_same_scales(monkeypatch):
@@ -221,10 +225,12 @@ def test_a_certificate_is_about_the_float32_network(monkeypatch):
     """The deviations are multiplied by their factor; without it the ratio would be that of bfloat16."""
     ratios = []
     for factor in (1.0, 1.5):
-        monkeypatch.setattr(sid, "factor_to_float32", lambda feature, sigma, effort, by=factor: by * sigma[:, 0] ** 0)
+        monkeypatch.setattr(
+            certification, "factor_to_float32", lambda feature, sigma, effort, by=factor: by * sigma[:, 0] ** 0
+        )
         stated = problem("float32")
-        scales = stated.feasible(sid.waterfill(stated.start.column_norms, stated.target, stated.tie, stated.cap))
-        ratios.append(stated.certify(scales, None, [])[0].certificate.ratio)
+        scales = feasible(stated, waterfill(stated.start.column_norms, stated.target, stated.tie, stated.cap))
+        ratios.append(certify_scales(stated, scales, None, [])[0].certificate.ratio)
     torch.testing.assert_close(ratios[1], 1.5 * ratios[0])
 
 
@@ -233,7 +239,7 @@ def test_jumps_are_measured_in_the_float32_network():
     feature = stated.feature
     feature.differences = wrong(differences(feature.network, feature.x), 0.0)
     assert feature.deviations(SIGMA, 2)[:, -1].tolist() == [0.0, 0.0]
-    assert (stated.small(SIGMA, 0.1, torch.ones(SAMPLES)) > 0).all()
+    assert (small_deviation(stated, SIGMA, 0.1, torch.ones(SAMPLES)) > 0).all()
 
 
 @pytest.mark.parametrize("failure", ["not implemented for BFloat16", "out of memory"])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from onnxinfo.metrics import sid
+from onnxinfo.metrics.ascent import Ascent
 from onnxinfo.metrics.measured import Measured, noise_free_power, outlier_weights
 from onnxinfo.metrics.noise import make_tie
 from onnxinfo.metrics.probe import less_control
@@ -75,7 +75,7 @@ def test_an_outlying_pass_moves_the_scales_less(largest, share):
     problem = SimpleNamespace(
         tie=tie, target=target, denoised=lambda first, second: (first + second) / 2, free=lambda scales: free
     )
-    ascent = sid._Ascent.begin(torch.ones(2, units), tie)
+    ascent = Ascent.begin(torch.ones(2, units), tie)
     relative = torch.linspace(-largest, largest, units).expand(2, -1)
     for each in (0, 0, 0, 1):
         gradient = (1 + each * relative) * 2 / units

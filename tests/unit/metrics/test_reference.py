@@ -8,8 +8,9 @@ from probed import probed
 from test_sabotage import ALPHA, CAP, CELLS, TIE, UNITS, Cubic, Truth, layer_around_zero
 
 from onnxinfo.metrics.noise import make_tie
+from onnxinfo.metrics.problem import Problem
 from onnxinfo.metrics.reference import solve_by_gradient
-from onnxinfo.metrics.sid import Problem, solve
+from onnxinfo.metrics.sid import solve
 
 
 @pytest.fixture(scope="module")

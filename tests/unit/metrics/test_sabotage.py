@@ -2,14 +2,17 @@
 
 import contextlib
 import math
+from functools import partial
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
 import torch
 from probed import probed
+from solver_parts import replaced
 
-from onnxinfo.metrics import sid
+from onnxinfo.metrics import growth, rounding, sid
+from onnxinfo.metrics.ascent import Ascent
 from onnxinfo.metrics.certificate import (
     Certificate,
     Growth,
@@ -19,9 +22,14 @@ from onnxinfo.metrics.certificate import (
     rescale_to_constraint,
     wider,
 )
+from onnxinfo.metrics.certification import certify_scales
+from onnxinfo.metrics.closed_form import closed_form
+from onnxinfo.metrics.found import Certified, Found
 from onnxinfo.metrics.mean_jacobian import control_of
 from onnxinfo.metrics.measured import Measured, noise_free_power
-from onnxinfo.metrics.noise import ENTROPY, make_tie
+from onnxinfo.metrics.noise import ENTROPY, make_tie, waterfill
+from onnxinfo.metrics.problem import Problem
+from onnxinfo.metrics.sid import solve
 from onnxinfo.metrics.trial import Trial
 
 UNITS, CELLS, ALPHA, CAP = 128, 24, 0.01, 1.0
@@ -89,7 +97,7 @@ def layer_around_zero(module, cells, seed=0):
 
 def solved(seed=0):
     feature, start = layer_around_zero(Cubic(), CELLS, seed)
-    return sid.solve(sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,)))
+    return solve(Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,)))
 
 
 def covered(solution, lost):
@@ -132,8 +140,8 @@ def nothing(first, *_):
 
 def stepping(change):
     """Steps of the ascent, modified."""
-    step = sid._Ascent.step
-    return patch.object(sid._Ascent, "step", lambda self, *given: change(self, step, *given))
+    step = Ascent.step
+    return patch.object(Ascent, "step", lambda self, *given: change(self, step, *given))
 
 
 def still(ascent, step, *given):
@@ -143,8 +151,8 @@ def still(ascent, step, *given):
 
 def damping(factor):
     """Steps longer than the measured curvature allows, by a factor."""
-    share = sid._Ascent.damping.fget
-    return patch.object(sid._Ascent, "damping", property(lambda self: factor * share(self)))
+    share = Ascent.damping.fget
+    return patch.object(Ascent, "damping", property(lambda self: factor * share(self)))
 
 
 def stubborn(ascent, step, problem, passes, memory):
@@ -156,20 +164,20 @@ def stubborn(ascent, step, problem, passes, memory):
 
 
 def rescaling(factor):
-    return patch.object(sid, "rescale_to_constraint", lambda *given: factor * rescale_to_constraint(*given))
+    return replaced(rescale_to_constraint=lambda *given: factor * rescale_to_constraint(*given))
 
 
-BAD_START = patch.object(sid, "waterfill", uniform)
+BAD_START = partial(replaced, waterfill=uniform)
 SABOTAGE = {
-    "filter mirrored": [patch.multiple(sid, wiener=backwards, wiener_with=backwards)],
-    "filter returns nothing": [BAD_START, patch.object(sid, "wiener", nothing)],
-    "bad start, no rounds": [BAD_START, patch.multiple(sid, ROUNDS=((0, 0.2),), EXTRA_ROUNDS=0)],
-    "no steps": [BAD_START, stepping(still)],
-    "steps reversed": [BAD_START, damping(-1)],
-    "steps too short": [BAD_START, damping(0.1)],
-    "nothing forgotten": [BAD_START, stepping(stubborn)],
-    "scaled too far": [rescaling(1.1)],
-    "not scaled enough": [rescaling(0.9)],
+    "filter mirrored": [partial(replaced, wiener=backwards, wiener_with=backwards)],
+    "filter returns nothing": [BAD_START, partial(replaced, wiener=nothing)],
+    "bad start, no rounds": [BAD_START, partial(replaced, ROUNDS=((0, 0.2),), EXTRA_ROUNDS=0)],
+    "no steps": [BAD_START, partial(stepping, still)],
+    "steps reversed": [BAD_START, partial(damping, -1)],
+    "steps too short": [BAD_START, partial(damping, 0.1)],
+    "nothing forgotten": [BAD_START, partial(stepping, stubborn)],
+    "scaled too far": [partial(rescaling, 1.1)],
+    "not scaled enough": [partial(rescaling, 0.9)],
 }
 
 
@@ -178,7 +186,7 @@ def test_a_sabotaged_solver_is_found_out(truth, broken):
     """No proven cell loses more than it states, or violates its constraint."""
     with contextlib.ExitStack() as stack:
         for part in broken:
-            stack.enter_context(part)
+            stack.enter_context(part())
         found = solved()
     lost, off = truth.lost(found.sigma), (truth.ratio(found.sigma).log() / 2).abs()
     assert torch.maximum(lost, off).mean() > 0.03
@@ -187,7 +195,7 @@ def test_a_sabotaged_solver_is_found_out(truth, broken):
 
 
 def test_the_ascent_makes_up_for_a_bad_start(truth):
-    with BAD_START:
+    with BAD_START():
         found = solved()
     assert truth.lost(found.sigma).max() < 0.03
     assert found.iterations.min() > 5
@@ -224,9 +232,9 @@ def test_the_last_correction_meets_the_constraint():
     """A small excess of the constraint is corrected analytically."""
     feature, start = layer_around_zero(Narrow(), 3)
     target = ALPHA * start.normalizer
-    problem = sid.Problem.of(feature, start, target, TIE, CAP, (UNITS,))
+    problem = Problem.of(feature, start, target, TIE, CAP, (UNITS,))
     closed = (target[:, None] / (UNITS * start.column_norms)).sqrt()
-    found, *_ = problem.certify(1.004 * closed, control_of(feature, closed), [])
+    found, *_ = certify_scales(problem, 1.004 * closed, control_of(feature, closed), [])
     assert found.certificate.ratio == pytest.approx([1.004**2] * 3, abs=1e-4)
     assert torch.allclose(found.scales, closed, rtol=1e-3)
 
@@ -258,7 +266,7 @@ def ascent_of():
     )
     relative = torch.linspace(-0.2, 0.2, UNITS).expand(2, -1)
     still = given_pass(torch.zeros_like(relative), target)
-    return sid._Ascent.begin(torch.ones(2, UNITS), TIE), problem, relative, still
+    return Ascent.begin(torch.ones(2, UNITS), TIE), problem, relative, still
 
 
 @pytest.mark.parametrize(("left", "curvature"), [(0.5, 1.0), (0.0, 1.0), (-0.6, 1.6), (-9.0, 3.0)])
@@ -302,30 +310,30 @@ def drawn(problem, ask):
     return sum(call.args[1] for call in deviations.call_args_list) // problem.effort
 
 
-@pytest.mark.parametrize(("module", "draws"), [(Cubic, sid.FEW_NOISES), (Noisy, sid.GROWTH_NOISES)])
+@pytest.mark.parametrize(("module", "draws"), [(Cubic, growth.FEW_NOISES), (Noisy, growth.GROWTH_NOISES)])
 def test_growth_that_few_noise_samples_do_not_tell_gets_more(module, draws):
     feature, start = layer_around_zero(module(), 1)
-    problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
+    problem = Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
     scales = torch.full((1, UNITS), 1e-3)
-    with patch.object(sid.Problem, "effort", 1):
-        assert drawn(problem, lambda problem: problem.growth(scales)) == draws
+    with patch.object(Problem, "effort", 1):
+        assert drawn(problem, lambda problem: growth.doubled_deviation(problem, scales)) == draws
 
 
-@pytest.mark.parametrize(("expected", "draws"), [(1.0, sid.FEW_SMALL_NOISES), (0.1, sid.SMALL_NOISES)])
+@pytest.mark.parametrize(("expected", "draws"), [(1.0, rounding.FEW_SMALL_NOISES), (0.1, rounding.SMALL_NOISES)])
 def test_small_noise_that_moves_more_than_foretold_is_drawn_again(expected, draws):
     feature, start = layer_around_zero(Cubic(), 1)
-    problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
+    problem = Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
     sigma = torch.full((1, UNITS), 1e-3)
     smooth = expected * (sigma.square() * start.column_norms).sum(1)
-    with patch.object(sid.Problem, "effort", 1):
-        assert drawn(problem, lambda problem: problem.small(sigma, 0.1, smooth)) == draws
+    with patch.object(Problem, "effort", 1):
+        assert drawn(problem, lambda problem: rounding.small_deviation(problem, sigma, 0.1, smooth)) == draws
 
 
 @pytest.mark.parametrize(("module", "linear"), [(Cubic, False), (Noisy, True)])
 def test_fresh_noise_contradicts_a_layer_that_only_looks_linear(module, linear):
     feature, start = layer_around_zero(module(), CELLS)
-    problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
-    closed = problem.closed(sid.waterfill(start.column_norms, problem.target, TIE, CAP))
+    problem = Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
+    closed = closed_form(problem, waterfill(start.column_norms, problem.target, TIE, CAP))
     assert (closed is not None) == linear
 
 
@@ -344,9 +352,9 @@ def certificate_of(gap, met=True):
 )  # fmt: skip
 def test_of_two_rounds_the_better_certificate_counts(first, second, gained, taken):
     """Of two that are proven, the higher one; of two that are not, a much higher one, or the one with the lower gap."""
-    found = sid._Found.nothing(torch.zeros(2, UNITS))
+    found = Found.nothing(torch.zeros(2, UNITS))
     for scale, (gap, met) in ((1.0, first), (2.0, second)):
-        certified = sid._Certified(
+        certified = Certified(
             torch.full((1, UNITS), scale),
             certificate_of(gap, met),
             *torch.ones(2, 1),
@@ -367,17 +375,17 @@ def test_of_two_rounds_the_better_certificate_counts(first, second, gained, take
 def test_misplaced_units_and_nearly_proven_cells_are_worth_more_rounds(misplaced, gap, met, extra):
     """Of cells that stay unproven, but meet their constraint."""
     feature, start = layer_around_zero(Cubic(), 1)
-    problem = sid.Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
+    problem = Problem.of(feature, start, ALPHA * start.normalizer, TIE, CAP, (UNITS,))
     calls, one = [], torch.ones(1)
 
-    def certified(self, scales, control, *_):
+    def certified(problem, scales, control, *_):
         calls.append(scales)
         change = torch.full_like(scales, 1e-3) if misplaced else torch.zeros_like(scales)
-        found = sid._Certified(scales, certificate_of(gap, met), one, one, change, one, one > 1)
-        return found, one, [self.measured(scales, control)]
+        found = Certified(scales, certificate_of(gap, met), one, one, change, one, one > 1)
+        return found, one, [problem.measured(scales, control)]
 
-    with patch.object(sid.Problem, "certify", certified):
-        problem.search(torch.full((1, UNITS), 1e-3), torch.zeros(1, dtype=torch.bool))
+    with patch.object(sid, "certify_scales", certified):
+        sid.search(problem, torch.full((1, UNITS), 1e-3), torch.zeros(1, dtype=torch.bool))
     assert len(calls) == len(sid.ROUNDS) + extra
 
 

@@ -9,10 +9,13 @@ import torch
 from probed import probed
 from scipy.optimize import brentq
 
-from onnxinfo.metrics import sid
+from onnxinfo.metrics import ascent
 from onnxinfo.metrics.certificate import MOST_CURVATURE, Growth, gap_bound
+from onnxinfo.metrics.growth import doubled_deviation, explained, power_at
 from onnxinfo.metrics.measured import Measured
 from onnxinfo.metrics.noise import make_tie
+from onnxinfo.metrics.problem import Problem
+from onnxinfo.metrics.sid import solve
 from onnxinfo.metrics.trial import Trial
 
 UNITS, TARGET = 1024, 0.5
@@ -56,7 +59,7 @@ class Shifted(torch.nn.Module):
 def problem_of(layer, samples=2, seed=0):
     feature, start = probed(layer, torch.zeros(samples, UNITS), 3 * seed, batch_size=256)
     tie = make_tie("unit", (UNITS,), ("feature",))
-    return sid.Problem.of(feature, start, torch.full((samples,), TARGET), tie, 10.0, (UNITS,))
+    return Problem.of(feature, start, torch.full((samples,), TARGET), tie, 10.0, (UNITS,))
 
 
 LAYERS = {(1.0, 3.0): 0.02, (3.0, 1.0): 0.025, (3.0, 3.0): 0.03, (10.0, 1.0): 0.05}
@@ -66,7 +69,7 @@ def missing_and_gaps(spread, size, seeds):
     """How far mean H lies below the optimum, in nats, and the stated gap with two errors, both (seeds, samples)."""
     layer, missing, gaps = Shifted(spread, size), [], []
     for seed in range(seeds):
-        solution = sid.solve(problem_of(layer, seed=seed))
+        solution = solve(problem_of(layer, seed=seed))
         assert solution.certificate.converged.all()
         met = layer.deviation(solution.sigma.square().double().numpy()) / TARGET
         missing.append(layer.optimum() - solution.sigma.log().mean(1).numpy() + np.log(met) / 4)
@@ -134,8 +137,8 @@ def growth_of(layer):
     """Growth from equal scales, as predicted at these and on the way to twice them."""
     problem, scales = problem_of(layer), torch.full((2, UNITS), SIGMA)
     deviation = problem.feature.deviations(problem.sigma(scales), 512).mean(0)
-    first = Growth(problem.growth(scales), problem.power(scales, 1.0))
-    return first, problem.explained(first, scales, deviation), deviation / TARGET
+    first = Growth(doubled_deviation(problem, scales), power_at(problem, scales, 1.0))
+    return first, explained(problem, first, scales, deviation), deviation / TARGET
 
 
 def test_growth_is_followed_on_the_way_to_doubled_noise():
@@ -162,24 +165,24 @@ def test_steps_remain_unexplained():
 @pytest.mark.parametrize("curvature", [1.0, 3.0, 12.0])
 def test_steps_do_not_overshoot(curvature):
     """A step that is twice as long as the best one leads nowhere."""
-    state = sid._Ascent.begin(torch.ones(1, UNITS), make_tie("unit", (UNITS,), ("feature",)))
+    state = ascent.Ascent.begin(torch.ones(1, UNITS), make_tie("unit", (UNITS,), ("feature",)))
     state.curvature = torch.full((1,), curvature)
     assert state.damping == pytest.approx(1 / curvature)
 
 
-@pytest.mark.parametrize(("curvature", "steps"), [(MOST_CURVATURE, sid.LEAST_STEPS), (2 * MOST_CURVATURE, 7)])
+@pytest.mark.parametrize(("curvature", "steps"), [(MOST_CURVATURE, ascent.LEAST_STEPS), (2 * MOST_CURVATURE, 7)])
 def test_short_steps_of_a_stiff_layer_are_no_reason_to_stop(curvature, steps):
     problem = problem_of(Shifted(1.0, 1.0))
-    state = sid._Ascent.begin(torch.full((2, UNITS), 0.02), problem.tie)
+    state = ascent.Ascent.begin(torch.full((2, UNITS), 0.02), problem.tie)
 
     def step(state, *_):
         state.steps, state.curvature = state.steps + 1, torch.full((2,), curvature)
         return 0.0
 
     with (
-        patch.object(sid._Ascent, "step", step),
-        patch.object(sid, "_promised", lambda recent: 1.0),
-        patch.object(sid.Problem, "far", lambda self, *_: (torch.zeros(2, dtype=torch.bool),) * 2),
+        patch.object(ascent.Ascent, "step", step),
+        patch.object(ascent, "_promised", lambda recent: 1.0),
+        patch.object(ascent, "is_far", lambda *_: (torch.zeros(2, dtype=torch.bool),) * 2),
     ):
-        taken, _ = problem.ascend(state, None, 7, 0.05)
+        taken, _ = ascent.ascend(problem, state, None, 7, 0.05)
     assert taken == steps

@@ -9,10 +9,12 @@ import pytest
 import torch
 from probed import probed
 
-from onnxinfo.metrics import sid
+from onnxinfo.metrics import rounding, sid
 from onnxinfo.metrics.certificate import Certificate
 from onnxinfo.metrics.jacobian_moments import LEAST_FACTOR, JacobianMoments
 from onnxinfo.metrics.noise import ENTROPY, make_tie
+from onnxinfo.metrics.problem import Problem
+from onnxinfo.metrics.sid import solve
 
 UNITS, SAMPLES, TARGET, ROUGH = 1200, 4, 0.5, 0.2
 
@@ -48,19 +50,19 @@ def lost(seed):
     layer = Rough()
     feature, start = probed(layer, torch.zeros(SAMPLES, UNITS), 3 * seed, batch_size=256)
     tie = make_tie("unit", (UNITS,), ("feature",))
-    found = sid.solve(sid.Problem.of(feature, start, torch.full((SAMPLES,), TARGET), tie, 10.0, (UNITS,)))
+    found = solve(Problem.of(feature, start, torch.full((SAMPLES,), TARGET), tie, 10.0, (UNITS,)))
     return layer.entropy(layer.optimum[None]) - layer.entropy(found.sigma)
 
 
 def test_moments_of_the_jacobian_bring_a_rough_layer_near_its_optimum():
     assert lost(seed=0).mean() < 0.1
-    with patch.object(sid.Problem, "is_thin", PropertyMock(return_value=False)):
+    with patch.object(Problem, "is_thin", PropertyMock(return_value=False)):
         assert lost(seed=0).mean() > 0.15
 
 
 def test_what_is_proven_is_not_solved_again(monkeypatch):
     solved = []
-    monkeypatch.setattr(sid.Problem, "moments_round", lambda self, scales: solved.append(len(scales)) or scales)
+    monkeypatch.setattr(sid, "moments_round", lambda problem, scales: solved.append(len(scales)) or scales)
     lost(seed=0)
     assert solved == [SAMPLES]
     monkeypatch.setattr(Certificate, "converged", property(lambda self: torch.ones_like(self.met)))
@@ -70,20 +72,20 @@ def test_what_is_proven_is_not_solved_again(monkeypatch):
 
 @pytest.mark.parametrize("met", [True, False])
 def test_scales_that_are_lower_or_do_not_meet_the_constraint_replace_none(met, monkeypatch):
-    certify, before = sid.Problem.certify, []
+    certify, before = sid.certify_scales, []
 
-    def certified(self, scales, *given):
-        found, *rest = certify(self, scales, *given)
+    def certified(problem, scales, *given):
+        found, *rest = certify(problem, scales, *given)
         certificate = dataclasses.replace(found.certificate, met=torch.full((len(scales),), met))
         return dataclasses.replace(found, certificate=certificate), *rest
 
-    def worse(self, scales):
+    def worse(problem, scales):
         before.append(scales)
         return scales.flip(1)
 
-    monkeypatch.setattr(sid.Problem, "certify", certified)
-    monkeypatch.setattr(sid.Problem, "moments_round", worse)
-    monkeypatch.setattr(sid.Problem, "feasible", lambda self, scales: scales)
+    monkeypatch.setattr(sid, "certify_scales", certified)
+    monkeypatch.setattr(sid, "moments_round", worse)
+    monkeypatch.setattr(sid, "feasible", lambda problem, scales: scales)
     layer = Rough()
     loss = lost(seed=0)
     (scales,) = before
@@ -92,9 +94,9 @@ def test_scales_that_are_lower_or_do_not_meet_the_constraint_replace_none(met, m
 
 
 def test_what_is_limited_by_rounding_is_not_solved_again(monkeypatch):
-    monkeypatch.setattr(sid.Problem, "coarseness", lambda self, scales: torch.full((len(scales),), 2.0))
-    monkeypatch.setattr(sid.Problem, "bent", lambda self, scales, coarse: torch.zeros_like(coarse))
-    monkeypatch.setattr(sid.Problem, "moments_round", lambda self, scales: pytest.fail("solved again"))
+    monkeypatch.setattr(rounding, "coarseness", lambda problem, scales: torch.full((len(scales),), 2.0))
+    monkeypatch.setattr(rounding, "bends", lambda problem, scales, coarse: torch.zeros_like(coarse))
+    monkeypatch.setattr(sid, "moments_round", lambda problem, scales: pytest.fail("solved again"))
     lost(seed=0)
 
 
@@ -143,7 +145,7 @@ def test_blended_moments_count_as_many_noise_samples():
 def test_only_many_scales_per_output_are_thin():
     shape = (UNITS,)
     feature = SimpleNamespace(center=torch.zeros(1, 1))
-    problem = sid.Problem(feature, None, None, make_tie("unit", shape, ("feature",)), 1.0, shape, None, None, None)
+    problem = Problem(feature, None, None, make_tie("unit", shape, ("feature",)), 1.0, shape, None, None, None)
     assert problem.is_thin
     feature.center = torch.zeros(1, 2)
     assert not problem.is_thin

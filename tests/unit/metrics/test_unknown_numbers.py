@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from onnxinfo.metrics import certificate as certificates
-from onnxinfo.metrics import ru, sid
+from onnxinfo.metrics import closed_form, rounding, ru, sid
 from onnxinfo.metrics.certificate import Certificate
 from onnxinfo.metrics.forward import ForwardProblem
+from onnxinfo.metrics.found import Certified, Found
 from onnxinfo.metrics.noise import Tie
+from onnxinfo.metrics.problem import Problem
 
 NAN, INF = math.nan, math.inf
 CAP = 2.0
@@ -26,7 +28,7 @@ def problem(*, group=(0, 1), counted=(True, True), without_budget=False):
     tie = Tie(torch.tensor(group), torch.bincount(torch.tensor(group))).counting(torch.tensor([counted]))
     without = torch.tensor([without_budget])
     shape = (len(group),)
-    return sid.Problem(None, None, torch.ones(1), tie, CAP, shape, torch.tensor([counted]), without, torch.zeros(1))
+    return Problem(None, None, torch.ones(1), tie, CAP, shape, torch.tensor([counted]), without, torch.zeros(1))
 
 
 def certificate(ratio=1.0, ratio_stderr=0.0, *, gap=0.01, saturated=False):
@@ -52,13 +54,13 @@ def certificate(ratio=1.0, ratio_stderr=0.0, *, gap=0.01, saturated=False):
 )
 def test_the_closed_form_is_accepted_unless_measurements_contradict_it(monkeypatch, measured, changes, accepted):
     scales, measurements = torch.tensor([[0.5, 0.5]]), SimpleNamespace(deviations=None, exponent=lambda free: None)
-    monkeypatch.setattr(sid, "control_of", lambda *given: None)
-    monkeypatch.setattr(sid, "sample_until", lambda *given, **options: None)
-    monkeypatch.setattr(sid.Problem, "measured", lambda *given: measurements)
-    monkeypatch.setattr(sid.Problem, "growth", lambda *given: None)
-    monkeypatch.setattr(sid, "certify_exact", lambda *given: certificate(**measured))
+    monkeypatch.setattr(closed_form, "control_of", lambda *given: None)
+    monkeypatch.setattr(closed_form, "sample_until", lambda *given, **options: None)
+    monkeypatch.setattr(Problem, "measured", lambda *given: measurements)
+    monkeypatch.setattr(closed_form, "doubled_deviation", lambda *given: None)
+    monkeypatch.setattr(closed_form, "certify_exact", lambda *given: certificate(**measured))
     stated = dataclasses.replace(problem(**changes), feature=SimpleNamespace(samples=1))
-    closed = stated.closed(scales)
+    closed = closed_form.closed_form(stated, scales)
     assert (closed is not None) == accepted
     if closed is not None:
         assert closed.scales is scales
@@ -97,34 +99,34 @@ def test_an_exact_optimum_still_has_to_meet_its_constraint(deviation, free, grow
     ],
 )
 def test_a_search_starts_from_the_scales_that_are_known(begun, closed, expected):
-    found = problem().resumed(torch.tensor([closed]), torch.tensor([begun]))
+    found = sid._resumed(problem(), torch.tensor([closed]), torch.tensor([begun]))
     torch.testing.assert_close(found, torch.tensor([expected]))
 
 
 @pytest.mark.parametrize(("begun", "expected"), [(None, 0.9), (0.3, 0.3)])
 def test_an_earlier_solution_replaces_the_gauss_newton_round(monkeypatch, begun, expected):
-    monkeypatch.setattr(sid.Problem, "gauss_newton", lambda self, scales: torch.full_like(scales, 0.9))
-    monkeypatch.setattr(sid.Problem, "feasible", lambda self, scales: scales)
-    monkeypatch.setattr(sid.Problem, "coarseness", lambda self, scales: torch.ones(1))
-    monkeypatch.setattr(sid.Problem, "search", lambda self, scales, coarse: scales)
-    monkeypatch.setattr(sid.Problem, "is_thin", False)
+    monkeypatch.setattr(sid, "gauss_newton", lambda problem, scales: torch.full_like(scales, 0.9))
+    monkeypatch.setattr(sid, "feasible", lambda problem, scales: scales)
+    monkeypatch.setattr(rounding, "coarseness", lambda problem, scales: torch.ones(1))
+    monkeypatch.setattr(sid, "search", lambda problem, scales, coarse: scales)
+    monkeypatch.setattr(Problem, "is_thin", False)
     stated = dataclasses.replace(problem(), begun=None if begun is None else torch.full((1, 2), begun))
-    scales, _ = stated.searched(torch.full((1, 2), 0.5))
+    scales, _ = sid._searched(stated, torch.full((1, 2), 0.5))
     torch.testing.assert_close(scales, torch.full((1, 2), expected))
 
 
 def test_units_that_do_not_count_have_no_say_in_where_a_search_starts():
     stated = problem(group=(0, 0, 0, 1), counted=(True, True, False, False))
-    found = stated.resumed(torch.tensor([[0.5, 0.7]]), torch.tensor([[0.1, 0.4, NAN, NAN]]))
+    found = sid._resumed(stated, torch.tensor([[0.5, 0.7]]), torch.tensor([[0.1, 0.4, NAN, NAN]]))
     assert found[0, 0] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("dead", [True, False])
 def test_there_is_no_gap_without_a_value(monkeypatch, dead):
-    monkeypatch.setattr(sid.Problem, "dead", lambda self: torch.tensor([dead]))
+    monkeypatch.setattr(sid, "_dead", lambda problem: torch.tensor([dead]))
     stated = dataclasses.replace(problem(), feature=SimpleNamespace(n_vjps=0), start=SimpleNamespace(probes=0))
     none, no = torch.zeros(1), torch.zeros(1, dtype=torch.bool)
-    found = sid._Found.of(sid._Certified(torch.ones(1, 2), certificate(), none, none, torch.zeros(1, 2), none, no), 0)
+    found = Found.of(Certified(torch.ones(1, 2), certificate(), none, none, torch.zeros(1, 2), none, no), 0)
     solution = sid._solution(stated, found, torch.ones(1))
     assert solution.sigma.isnan().all() == solution.certificate.gap.isnan().all() == dead
 
@@ -132,7 +134,7 @@ def test_there_is_no_gap_without_a_value(monkeypatch, dead):
 def test_units_of_unknown_scale_are_not_at_the_cap():
     """If they were, a layer without any known scale would count as saturated, and its value as exact."""
     scales, counted = torch.tensor([[NAN, CAP, 1.0]]), torch.ones(1, 3, dtype=torch.bool)
-    for kind in (sid.Problem, ForwardProblem, ru.Problem):
+    for kind in (Problem, ForwardProblem, ru.Problem):
         stated = SimpleNamespace(tie=Tie(torch.arange(3), torch.ones(3)), cap=CAP, counted=counted)
         assert kind.free(stated, scales).tolist() == [[True, False, True]]
 
