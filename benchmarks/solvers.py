@@ -5,8 +5,9 @@
         --metric ru --decoders DIR --decoder-inputs cifar10.npz:x_train
 
 Both run on the same machine, one after the other, the paper's optionally on fewer samples; H is compared on common
-samples. Each sample has its own D, so that it does not depend on their number. For ru both use the same decoders,
-trained beforehand. The ratio is measured by each cell's certificate, with noise independent of either solver.
+samples. Seconds are CPU time on a CPU, which other work on the machine hardly changes, and elapsed time elsewhere. Each
+sample has its own D, so that it does not depend on their number. For ru both use the same decoders, trained
+beforehand. The ratio is measured by each cell's certificate, with noise independent of either solver.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,26 +26,31 @@ from common import analysis_parser, machine
 
 import onnxinfo
 from onnxinfo.archive.means import mean_and_stderr, pair_up
+from onnxinfo.metrics.budget import device_of
 from onnxinfo.models.studies.script import as_script
 
 
 @dataclass
 class Clock:
-    """Seconds spent on each layer, and on the work common to all."""
+    """Seconds of a timer spent on each layer, and on the work common to all."""
 
+    now: Callable[[], float]
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    last: float = field(default_factory=time.perf_counter)
+    last: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last = self.now()
 
     def note(self, progress: onnxinfo.Progress) -> None:
         """Attribute the time since the last call to the finished item: a layer, or normalizers and closed form."""
-        now = time.perf_counter()
+        now = self.now()
         self.seconds[progress.layer or progress.stage] += now - self.last
         self.last = now
 
 
 def run(arguments: argparse.Namespace, solver: str, samples: int) -> tuple[dict[str, dict[str, Any]], Clock]:
     """Analyze, and return each layer's numbers and the times."""
-    clock = Clock()
+    clock = Clock(time.process_time if device_of(arguments.device).type == "cpu" else time.perf_counter)
     metric = arguments.metric
     more: dict[str, Any] = {}
     if metric == "ru":
