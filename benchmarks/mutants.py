@@ -21,8 +21,8 @@ from onnxinfo.models.studies.script import as_script
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Files that a copy needs to run the tests.
-COPIED = ("onnxinfo", "cli", "models", "tests", "pyproject.toml")
-LIMIT_S = 180
+COPIED = ("onnxinfo", "cli", "models", "benchmarks", "tests", "pyproject.toml")
+LIMIT_S = 600
 
 
 class Mutant(NamedTuple):
