@@ -171,7 +171,9 @@ def _recipe_difference(
     is_wider: bool,
 ) -> str | None:
     """Describe the first setting that differs; None if there is none."""
-    for key in dict.fromkeys([*now, *there]):
+    # Settings that change the samples are named rather than the samples.
+    keys = sorted(dict.fromkeys([*now, *there]), key=lambda key: key in (_SAMPLES, *_OF_FOREGROUND))
+    for key in keys:
         if key == _FORWARD or (is_wider and key in (_SAMPLES, _DECODER_SAMPLES, *_OF_FOREGROUND)):
             continue
         owner = next((metric for start, metric in _OF_METRIC.items() if key.startswith(start)), None)
@@ -179,11 +181,19 @@ def _recipe_difference(
             key in _OF_FOREGROUND or (owner is not None and owner not in metrics[0] & metrics[1])
         ):
             continue
-        both = [encode_attribute(recipe[key] if key in recipe else unrecorded(key)) for recipe in (there, now)]
-        if both[0] != both[1]:
-            (name, before), (_, after) = (as_setting(key, each) for each in both)
-            return "it has other samples" if key == _SAMPLES else f"{name} is {before} there, {after} now"
+        first, second = (recipe[key] if key in recipe else unrecorded(key) for recipe in (there, now))
+        if encode_attribute(first) != encode_attribute(second):
+            return "it has other samples" if key == _SAMPLES else _in_words(key, first, second)
     return None
+
+
+def _in_words(key: str, there: Json, now: Json) -> str:
+    """Say what a setting is there and now; of one with several entries, the first that differs."""
+    if isinstance(there, Mapping) and isinstance(now, Mapping):
+        key = next(name for name in [*there, *now] if there.get(name) != now.get(name))
+        there, now = there.get(key), now.get(key)
+    (name, before), (_, after) = (as_setting(key, encode_attribute(each)) for each in (there, now))
+    return f"{name} is {before} there, {after} now"
 
 
 def _facet_difference(stored: RunSchema, wanted: RunSchema, samples: Sequence[int], there: str, now: str) -> str | None:

@@ -214,6 +214,9 @@ def test_an_interrupted_growth_resumes_and_the_finished_run_is_kept_until_then(t
     ({"alpha": 0.1}, "alpha is 0.00015 there, 0.1 now"),
     ({"limit": 1}, "it has 2 samples, and 1 of them are asked for now"),
     ({"shuffle": True, "limit": 3}, "it has other samples"),
+    ({"mean": 0.5}, r"mean is null there, \[0.5\] now"),
+    ({"mean": 0.5, "limit": 3}, r"mean is null there, \[0.5\] now"),
+    ({"mean": 0.5, "shuffle": True}, r"mean is null there, \[0.5\] now"),
     ({"labels": [0, 1, 2] + [0] * 47}, "other labels"),
 ])  # fmt: skip
 def test_another_recipe_is_refused(tmp_path, layers, options, difference):
