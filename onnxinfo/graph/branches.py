@@ -15,9 +15,9 @@ import onnx
 
 from ..text import printable, quoted
 from . import protos
-from .blocks import MATRIX
 from .constants import Constant, Evaluator, Scope
 from .dataflow import Dataflow
+from .operators import MATRIX
 from .patterns import is_index, matches
 from .tensor_data import is_external
 

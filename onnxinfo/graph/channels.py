@@ -10,9 +10,9 @@ import onnx
 
 from ..inputs.axes import Layout, axis_names
 from ..text import quoted
-from .blocks import LAYOUT, POINTWISE
 from .dataflow import Dataflow
 from .model import Model
+from .operators import LAYOUT, POINTWISE
 from .protos import AnyNode
 from .series import is_series
 

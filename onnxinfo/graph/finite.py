@@ -7,9 +7,9 @@ import onnx
 
 from ..errors import ModelError
 from ..text import quoted
-from .blocks import MATRIX
 from .dataflow import FLOATS
 from .model import Model
+from .operators import MATRIX
 
 # Fraction of the square root of a type's largest number beyond which a weight's square overflows in sums.
 _SHARE = 1e-2

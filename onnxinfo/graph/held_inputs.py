@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from .blocks import ATTENTION, LAYOUT, RECURRENT, SOFTMAX
 from .dataflow import Dataflow
+from .operators import ATTENTION, LAYOUT, RECURRENT, SOFTMAX
 from .protos import AnyNode, Node
 
 # Operators that select or repeat values without computing with them.

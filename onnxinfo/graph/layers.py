@@ -9,10 +9,12 @@ from typing import Any
 from ..arguments import Names, names_of
 from ..errors import UnknownLayerError, UsageError
 from ..moved import renamed_keywords
+from .anchors import Anchors
 from .blocks import Blocks
 from .branches import why_not_listed
 from .dataflow import Shape as Shape
 from .functions import function_key
+from .influence import Influence
 from .joint import is_joining
 from .model import Model, ModelSource, load
 from .parts import whole_layers
@@ -124,8 +126,8 @@ def _own_layers(loaded: Model, input_tensor: TensorNames) -> list[Layer]:
     sources = perturbed_tensors(loaded, input_tensor)
     flow = loaded.flow
     influenced = flow.influenced(*sources)
-    blocks = Blocks(flow, influenced, {function_key(f): f for f in loaded.proto.functions})
-    depth = blocks.depth()
+    anchors = Anchors(Influence(flow, influenced), {function_key(f): f for f in loaded.proto.functions})
+    blocks, depth = Blocks(anchors), anchors.depth()
     names = [name for node in flow.nodes if not is_joining(node) for name in node.output]
     analyzable = [name for name in names if name in influenced and name not in sources and flow.is_feature(name)]
     return [

@@ -10,10 +10,10 @@ from typing import Any
 from ..errors import ModelError, UsageError
 from ..moved import renamed_keywords, warn_former
 from ..text import quoted
-from .blocks import LAYOUT
 from .dataflow import Dataflow
 from .held_inputs import held_inputs
 from .model import ModelSource, load
+from .operators import LAYOUT
 from .protos import Node
 
 #: Names of tensors given by the user: one, several, or none for the default.

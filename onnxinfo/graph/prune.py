@@ -12,9 +12,9 @@ import onnx
 
 from ..errors import ModelError, UsageError
 from . import protos
-from .blocks import MATRIX
 from .dataflow import FLOATS, Dataflow
 from .model import Model, ModelSource, load
+from .operators import MATRIX
 
 #: Key of the pruning record in the model's metadata.
 METADATA = "onnxinfo_pruned"

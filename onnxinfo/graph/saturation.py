@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .blocks import LAYOUT
 from .dataflow import Dataflow
+from .operators import LAYOUT
 from .protos import AnyNode
 
 _SHARES, _EACH, _SIGNS = "shares", "each", "signs"

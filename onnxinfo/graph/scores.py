@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..errors import UsageError
-from .blocks import LAYOUT
 from .dataflow import Dataflow
 from .model import ModelSource, load
+from .operators import LAYOUT
 
 # What stands between scores and an output besides the softmax or sigmoid itself.
 _KEEPING = LAYOUT | {"Clip"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .blocks import CONVOLUTIONS, LAYOUT, POINTWISE
 from .dataflow import Dataflow
+from .operators import CONVOLUTIONS, LAYOUT, POINTWISE
 from .protos import AnyNode
 
 # Operators that slide a window over an axis.

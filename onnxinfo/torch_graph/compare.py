@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from ..graph.blocks import Blocks
+from ..graph.anchors import Anchors
 from ..graph.dataflow import Dataflow
 from ..graph.functions import function_key
+from ..graph.influence import Influence
 from ..text import quoted
 from .operators.values import to_numpy
 
@@ -81,7 +82,8 @@ class Tensors:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.flow = Dataflow(model.graph)
-        self.depth = Blocks(self.flow, self.flow.driven, {function_key(f): f for f in model.functions}).depth()
+        functions = {function_key(f): f for f in model.functions}
+        self.depth = Anchors(Influence(self.flow, self.flow.driven), functions).depth()
         self.types = {v.name: v.type for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
 
     @property

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import ModelError
 from ..graph import protos
-from ..graph.blocks import MATRIX, SUMS
 from ..graph.dataflow import FLOATS, Dataflow
+from ..graph.operators import MATRIX, SUMS
 from ..graph.quantization import is_integer_operator
 from ..text import quoted
 

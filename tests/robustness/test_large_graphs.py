@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from onnxinfo import ModelError, list_layers
 from onnxinfo.cli import cli
-from onnxinfo.graph.blocks import Blocks
+from onnxinfo.graph.influence import Influence
 
 # About twice what is needed on a busy machine. The first three took more than 190, 24 and 16 seconds, the others up to
 # 110 and 18 GB of memory. 8,000 loops took 12 seconds, 16,000 took 60.
@@ -175,13 +175,13 @@ def test_a_sum_has_the_parameters_of_all_that_it_absorbs() -> None:
 
 def test_what_follows_a_value_is_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each sigmoid of a chain could be the layer's last; that it is not is found once for all."""
-    calls, consumers = [0], Blocks._consumers
+    calls, readers = [0], Influence.readers
 
-    def counted(blocks: Blocks, name: str) -> list[int]:
+    def counted(influence: Influence, name: str) -> list[int]:
         calls[0] += 1
-        return consumers(blocks, name)
+        return readers(influence, name)
 
-    monkeypatch.setattr(Blocks, "_consumers", counted)
+    monkeypatch.setattr(Influence, "readers", counted)
     names = ["h", *(f"v{i}" for i in range(200))]
     nodes = [node("MatMul", "x w", "h"), *(node("Sigmoid", a, b) for a, b in itertools.pairwise(names))]
     nodes.append(node("MatMul", f"{names[-1]} w", "y"))
