@@ -58,9 +58,9 @@ ALPHA, SIGMA_MAX = 1.5e-4, SidConfig.sigma_max
 FLOOR = 0.5 * math.log(ALPHA) + ENTROPY
 #: Images for SID, for RU, and for RU with the inverse.
 IMAGES, RU_IMAGES, INVERSE_IMAGES = 32, 8, 4
-#: Blocks with a decoder, and its training.
-DECODED = (2, 4, 6)
+#: Training of the decoders, one for each block.
 DECODER = {"decoder_steps": 400, "decoder_width": 16}
+LAYERS = [f"block_{depth}" for depth in range(1, BLOCKS + 1)]
 SINGULAR, TOGETHER = 1e-5, 4096
 Array = npt.NDArray[Any]
 
@@ -86,16 +86,14 @@ def analyzed(
         "mean": MEAN, "std": STD, "alpha": ALPHA, "normalize_by": "sample", "seed": seed, "overwrite": True,
         "threads": 1, "device": "cpu",
     }  # fmt: skip
-    layers = [f"block_{depth}" for depth in range(1, BLOCKS + 1)] + ["logits"]
-    onnxinfo.analyze(model, data.x_test[:IMAGES], archive, layers=layers, run=run, **shared)
-    decoded = [f"block_{depth}" for depth in DECODED]
+    onnxinfo.analyze(model, data.x_test[:IMAGES], archive, layers=[*LAYERS, "logits"], run=run, **shared)
     onnxinfo.analyze(
-        model, data.x_test[:RU_IMAGES], archive, layers=decoded, run=f"{run}, RU", metrics=["ru"],
+        model, data.x_test[:RU_IMAGES], archive, layers=LAYERS, run=f"{run}, RU", metrics=["ru"],
         decoder_inputs=data.x_train, decoders=archive.with_name("decoders"), **DECODER, **shared,
     )  # fmt: skip
     with onnxinfo.open(archive) as opened:
         sid, ru = cells_by_layer(opened[run], "sid"), cells_by_layer(opened[f"{run}, RU"], "ru")
-    for layer in layers:
+    for layer in (*LAYERS, "logits"):
         found = {"layer": layer, "sid": sid[layer]["value"].mean(), "unproven": int(unproven(sid[layer]).sum())}
         if layer in ru:
             found |= {"ru": ru[layer]["value"].mean(), "ru_unproven": int(unproven(ru[layer]).sum())}
@@ -203,14 +201,14 @@ def tables(path: Path) -> str:
     ]
     lines += ["", "| layer | network | SID | unproven | dimensions kept | full SID | error of the inverse |"]
     lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    for layer, kind, rows in groups(found, [*(f"block_{depth}" for depth in range(1, BLOCKS + 1)), "logits"]):
+    for layer, kind, rows in groups(found, [*LAYERS, "logits"]):
         cells = [layer, kind, text(rows.sid), share(rows.unproven, IMAGES), f"{rows['rank'].mean():.1f}"]
         cells.append("∞" if np.isinf(rows.full).any() else text(rows.full))
         cells.append("" if rows.inverse_error.isna().any() else f"{rows.inverse_error.max():.0e}")
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| layer | network | decoder's error | RU, decoder | unproven | RU, inverse, - SID | unproven |"]
     lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    for layer, kind, rows in groups(found, [f"block_{depth}" for depth in DECODED]):
+    for layer, kind, rows in groups(found, LAYERS):
         cells = [layer, kind, text(rows.decoder_error), text(rows.ru), share(rows.ru_unproven, RU_IMAGES)]
         exact = kind in BY_FORMULA
         cells += (
