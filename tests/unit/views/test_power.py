@@ -170,7 +170,7 @@ def test_the_benchmark_ends_in_one_line_without_an_archive(tmp_path):
 def test_every_benchmark_ends_in_one_line():
     scripts = [text for file in (ROOT / "benchmarks").glob("*.py") if "__main__" in (text := file.read_text("utf-8"))]
     assert len(scripts) > 40
-    assert all(text.endswith('if __name__ == "__main__":\n    as_script(main)\n') for text in scripts)
+    assert all(text.endswith("    as_script(main)\n") for text in scripts)
 
 
 def test_the_command(archive):
