@@ -1,6 +1,6 @@
 """Spread of concentration over seeds, relative to its stated error, for regions of several sizes.
 
-    python benchmarks/concentration.py resnet20.onnx --inputs images.npz:x_test --preset imagenet --layers relu_9 relu_18
+    python benchmarks/concentration.py resnet20.onnx --inputs images.npz:x_test --preset imagenet --layers relu_9
 
 The error comes from fresh noise at the solver's scales, and is only known to about a quarter for a single sample; the
 table has root mean squares over the samples. The last column is the ratio to an error that takes units as independent.

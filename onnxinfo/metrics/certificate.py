@@ -94,6 +94,15 @@ class Certificate:
         return Certificate(*(kept.index_copy(0, index, new) for kept, new in pairs))
 
     @property
+    def scale_stderr(self) -> Tensor:
+        """Standard error of the logarithm of the scales' common factor, which the constraint fixes, (S,); 0 at the cap.
+
+        Rescaled to the constraint, a cell of any ratio is off by the ratio's relative error, which is at most one.
+        """
+        relative = self.ratio_stderr / self.ratio.clamp(min=torch.finfo(self.ratio.dtype).tiny)
+        return torch.where(self.saturated, 0.0, relative / self.exponent)
+
+    @property
     def optimal(self) -> Tensor:
         """Whether the solution is certified to be near the optimum, (S,) bool."""
         return (self.gap <= GAP_TOLERANCE) | self.saturated
@@ -231,6 +240,7 @@ def certify(
     trial: Trial,
     growth: Growth | None = None,
     torn: Tensor | None = None,
+    unseen: Tensor | None = None,
 ) -> Certificate:
     """Make the certificate of noise scales from measurements.
 
@@ -249,8 +259,12 @@ def certify(
         gradient does not predict it, the feature jumps, and its gradient carries no information about the optimum.
     torn
         Samples known to have several optima, (S,) bool, of which the gradient sees only the nearest.
+    unseen
+        Least error of the ratio due to rare events, whether the draws have seen them or not, (S,).
     """
     ratio, stderr = mean_and_stderr(found.deviations / target)
+    if unseen is not None:
+        stderr = torch.maximum(stderr, unseen)
     gap = gap_bound(missing.estimate, missing.error, trial)
     saturated = ~free.any(1)
     met = constraint_met(ratio, stderr, saturated)

@@ -26,6 +26,7 @@ from .measured import Measured, merge
 from .misplaced import Step, descent_from_cap, leap, wake
 from .noise_precision import factor_to_float32
 from .problem import CONTROLLED_NOISES, Problem
+from .rare import unseen_deviation
 from .trial import Sampling
 
 #: Excess of the constraint that is corrected analytically at the end (above it, its noise is drawn again); attempts.
@@ -92,13 +93,14 @@ def certify_scales(
     measured = Measured(found.parts, deviations)
     growth = Growth(doubled_deviation(problem, scales), measured.growth(free))
     growth = explained(problem, growth, scales, deviations.mean(0))
-    certificate = certify(measured, problem.target, free, lacking, trial, growth, torn)
-    error = torch.where(bound, certificate.ratio_stderr / exponent, 0.0)
+    # With a control, each deviation is that of a pair.
+    unseen = None if control is None else unseen_deviation(problem, scales, control, 2 * len(deviations))
+    certificate = certify(measured, problem.target, free, lacking, trial, growth, torn, unseen)
     curvature = trial.curvature.clamp(min=LEAST_CURVATURE)
     shortfall = torch.maximum(lacking.estimate / curvature.clamp(max=MOST_CURVATURE), lacking.least)
     entropy = torch.where(counted, problem.sigma(final).log(), 0.0).sum(1) / counted.sum(1).clamp(min=1)
     change = _change(problem, final, found, step)
-    return Certified(final, certificate, error, shortfall, change, entropy, torn), curvature, passes
+    return Certified(final, certificate, certificate.scale_stderr, shortfall, change, entropy, torn), curvature, passes
 
 
 def _until_known(

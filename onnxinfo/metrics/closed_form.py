@@ -7,21 +7,25 @@ from torch import Tensor
 
 from .certificate import certify_exact, sample_until
 from .found import Certified, Found
-from .growth import doubled_deviation
+from .growth import doubled_deviation, widened
 from .mean_jacobian import control_of
 from .probe import LINEAR_TOLERANCE
 from .problem import Problem
+from .rare import unseen_deviation
 
-#: Noise samples of the linearity test.
-LINEAR_NOISES = 8
+#: Noise samples of the linearity test, and those of a layer with few outputs: in one with many, kinks that noise
+#: reaches rarely are either many or of no weight.
+LINEAR_NOISES, MORE_LINEAR_NOISES, FEW_ENTRIES = 8, 64, 512
 #: Relative standard error of the deviation at which the closed form's constraint is known well enough.
 CLOSED_STDERR = 0.01
 
 
 def is_linear(problem: Problem, scales: Tensor) -> bool:
-    """Whether the closed form is the solution: exact norms, and at each sample a feature linear in the noise."""
-    exact = not bool(problem.start.normalizer_stderr.any())
-    return exact and bool(problem.feature.is_linear(problem.sigma(scales), LINEAR_NOISES).all())
+    """Whether the closed form is the solution: exact norms, and at each sample a feature linear in twice the noise."""
+    if bool(problem.start.normalizer_stderr.any()):
+        return False
+    noises = MORE_LINEAR_NOISES if problem.feature.center.shape[1] <= FEW_ENTRIES else LINEAR_NOISES
+    return bool(problem.feature.is_linear(widened(problem, scales, 2.0), noises).all())
 
 
 def closed_form(problem: Problem, scales: Tensor) -> Found | None:
@@ -36,6 +40,8 @@ def closed_form(problem: Problem, scales: Tensor) -> Found | None:
     deviations = sample_until(
         problem.feature, sigma, found.deviations, problem.effort, wanted=CLOSED_STDERR, control=control
     )
+    if control is not None and bool(unseen_deviation(problem, scales, control, 2 * len(deviations)).any()):
+        return None
     growth = doubled_deviation(problem, scales)
     certificate = certify_exact(found.exponent(free), deviations, problem.target, free, growth)
     ratio, stderr, saturated = certificate.ratio, certificate.ratio_stderr, certificate.saturated

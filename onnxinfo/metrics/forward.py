@@ -558,13 +558,12 @@ class ForwardProblem:
 
     def _solution(self, scales: Tensor, certificate: Certificate, evaluations: int, rounds: int) -> Solution:
         sigma, counted = self.sigma(scales), self.counted
-        exact = certificate.saturated
         return Solution(
             sigma=torch.where(counted, sigma, torch.nan),
             certificate=certificate,
-            stderr=torch.where(exact, 0.0, self._share(scales) * certificate.ratio_stderr / certificate.exponent),
+            stderr=torch.where(certificate.saturated, 0.0, self._share(scales) * certificate.scale_stderr),
             capped=((sigma >= self.cap) & counted).sum(1) / counted.sum(1).clamp(min=1),
-            dead=torch.zeros_like(exact),
+            dead=torch.zeros_like(certificate.saturated),
             coarse=torch.full_like(certificate.ratio, torch.nan),
             probes=torch.tensor([evaluations]),
             iterations=torch.tensor([rounds]),

@@ -20,8 +20,9 @@ from .noise import Tie
 from .probe import Halves, LayerProbe
 from .trial import Sampling, Trial, price_of, pyramid, try_step
 
-#: A unit may be asleep if the mean square of its gradient is below this share of the median. With few parts the share
-#: is smaller, so that chance takes one of a thousand units for asleep, this many standard deviations from the mean.
+#: A unit may be asleep if the mean square of its gradient is below this share of the median. With few noisy parts, the
+#: share is smaller, so that chance takes one of a thousand units for asleep, which are this many standard deviations
+#: from the mean.
 ASLEEP, CHANCE = 0.3, 3.1
 #: Mean change of log sigma over the counted units, in nats, up to which no step is tried.
 NEGLIGIBLE = 0.002
@@ -187,15 +188,26 @@ def _change(found: Measured, free: Tensor) -> Tensor:
     power = weighted(found.parts.square(), found.weights)
     usual = torch.where(free, power, torch.nan).nanmedian(1, keepdim=True).values
     share = power / usual
-    asleep = min(ASLEEP, _least_mean_square(len(found.parts)))
+    asleep = _least_mean_square(_parts_of_noise(found, power, free)).clamp(max=ASLEEP)[:, None]
     change = -share.clamp(min=torch.finfo(share.dtype).tiny).log() / 4
     return torch.where(free & (share < asleep), change.clamp(max=MOST_WAKING), 0.0)
 
 
-def _least_mean_square(count: int) -> float:
+def _parts_of_noise(found: Measured, power: Tensor, free: Tensor) -> Tensor:
+    """Number of parts that, if they were noise alone, would determine the mean square as well as these do, (S,).
+
+    With a share q of noise, the mean square of k parts has the relative variance ``2 q (2 - q) / k``.
+    """
+    noise = torch.where(free, found.parts.var(0), 0.0).sum(1)
+    tiny = torch.finfo(power.dtype).tiny
+    share = (noise / torch.where(free, power, 0.0).sum(1).clamp(min=tiny)).clamp(tiny, 1.0)
+    return len(found.parts) / (share * (2 - share))
+
+
+def _least_mean_square(count: Tensor) -> Tensor:
     """Mean square of so many normal numbers that is hardly ever undercut (Wilson and Hilferty 1931)."""
     spread = 2 / (9 * count)
-    return max(0.0, 1 - spread - CHANCE * math.sqrt(spread)) ** 3
+    return (1 - spread - CHANCE * spread.sqrt()).clamp(min=0) ** 3
 
 
 def leap(

@@ -392,6 +392,17 @@ class LayerProbe:
         )
         return Halves(*halves), less_control(torch.cat(deviations), torch.cat(energies), known.sum(1) / 2)
 
+    def modeled_deviations(self, sigma: Tensor, draws: int, control: Control) -> tuple[Tensor, Tensor]:
+        """Deviations as in :meth:`deviations`, and what a linear model makes of the same noise, each (draws, S)."""
+        deviations: list[Tensor] = []
+        energies: list[Tensor] = []
+        with torch.no_grad():
+            for count in self.batches(draws, sigma, parts=[deviations, energies]):
+                delta, x = self.perturb(sigma, count)
+                deviations.append(self.deviation(self.change(x)))
+                energies.append(control.apply(delta)[0])
+        return torch.cat(deviations), torch.cat(energies)
+
     def controlled_deviations(self, sigma: Tensor, pairs: int, control: Control) -> Tensor:
         """Deviations as in :meth:`deviations`, averaged over pairs and corrected by a control variate, (pairs, S)."""
         deviations: list[Tensor] = []

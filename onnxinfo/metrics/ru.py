@@ -342,7 +342,7 @@ class Problem:
             sigma=torch.where(self.counted, sigma, torch.nan),
             entropy=torch.where(self.counted, entropy, torch.nan),
             certificate=certificate,
-            stderr=_value_stderr(moments, growth * ratio_stderr / exponent, self.counted),
+            stderr=_value_stderr(moments, growth * certificate.scale_stderr, self.counted),
             capped=((sigma >= self.cap) & self.counted).sum(1) / self.units,
             probes=none + self.start.probes + self.reconstruction.feature.n_vjps,
             iterations=none + iterations,

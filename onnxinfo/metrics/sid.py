@@ -131,7 +131,11 @@ def _dead(problem: Problem) -> Tensor:
     if not bool(problem.without_budget.any()):
         return problem.without_budget
     at_cap = problem.cap * problem.counted.to(problem.start.column_norms)
-    return problem.without_budget & (problem.feature.deviations(at_cap, LINEAR_NOISES).sum(0) > 0)
+    reacts = torch.zeros_like(problem.without_budget)
+    for _ in range(LINEAR_NOISES):
+        # Squares of small changes may be zero.
+        reacts |= problem.feature.changes(at_cap, 1).any(2)[0]
+    return problem.without_budget & reacts
 
 
 def _solved(problem: Problem) -> tuple[Found, Tensor]:

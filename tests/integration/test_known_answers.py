@@ -192,6 +192,14 @@ def test_a_unit_that_is_dead_at_the_sample_has_no_value(tmp_path):
     assert not any(np.isinf(numbers).any() for numbers in values.values())
 
 
+def test_a_layer_whose_budget_is_too_small_for_floats_has_no_value(tmp_path):
+    """Its changes are not zero, but their squares are."""
+    x = np.zeros((1, 4), np.float32)
+    values = sid(tmp_path, model_of([("MatMul", ["x", "W"], "y", {})], 4, 4, {"W": 1e-25 * np.eye(4, dtype="f4")}), x)
+    assert values["mark"][0] == mark_code("dead")
+    assert not values["converged"][0]
+
+
 def test_all_units_at_the_cap_are_exact(tmp_path):
     nodes = [("Clip", ["x", "low", "high"], "held", {}), ("Mul", ["held", "zero"], "y", {})]
     given = {"low": np.float32(-1), "high": np.float32(1), "zero": np.float32(0)}
