@@ -13,6 +13,7 @@ from graphs import MICROSOFT, constant, model, node, value
 from onnx import helper, numpy_helper
 
 from onnxinfo import VerificationError, check_model, convert
+from onnxinfo.graph.engine import Engine
 from onnxinfo.graph.model import load
 from onnxinfo.torch_graph.exact import Evidence, explanation
 from onnxinfo.torch_graph.verify import verify
@@ -113,7 +114,9 @@ def test_a_fault_is_found_beside_it(name: str, monkeypatch: pytest.MonkeyPatch) 
         verify(load(proto), converted(proto), [{"x": x}], ["y"])
 
 
-def quantised_lstm(chance: np.random.Generator, inputs: int = 8, hidden: int = 16, most: int = 63) -> onnx.ModelProto:
+def quantised_lstm(
+    chance: np.random.Generator, inputs: int = 8, hidden: int = 16, most: int = 63, scale: float = 0.02
+) -> onnx.ModelProto:
     nodes = [
         node("Identity", "x", "steps"),
         helper.make_node(
@@ -126,7 +129,7 @@ def quantised_lstm(chance: np.random.Generator, inputs: int = 8, hidden: int = 1
     ]
     weights = {name: chance.integers(-most, most + 1, (1, n, 4 * hidden)) for name, n in (("W", inputs), ("R", hidden))}
     constants = [constant(name, array, np.int8) for name, array in weights.items()]
-    constants += [constant("scale", [0.02], np.float32), constant("zero", [0], np.int8)]
+    constants += [constant("scale", [scale], np.float32), constant("zero", [0], np.int8)]
     given = [value("x", ("T", "N", inputs))]
     return model(nodes, given, [value("y", ("T", 1, "N", hidden))], constants, imports=[MICROSOFT])
 
@@ -228,6 +231,27 @@ def test_an_lstm_whose_products_saturate_in_onnx_runtime_is_no_fault() -> None:
     proto = load(quantised_lstm(chance, inputs=8, most=127))
     x = chance.standard_normal((5, 2, 8)).astype(np.float32)
     verify(proto, convert(proto), [{"x": x}], ["y"])
+
+
+LONG = {"inputs": 64, "hidden": 128, "most": 127, "scale": 0.001}
+
+
+def test_a_rounding_that_turns_over_in_a_long_sequence_is_no_fault() -> None:
+    """Without saturation, one of thousands of roundings differs, and no small perturbation turns over the same one."""
+    chance = np.random.default_rng(2)
+    proto = load(quantised_lstm(chance, **LONG))
+    x = chance.standard_normal((64, 2, 64)).astype(np.float32)
+    verify(proto, convert(proto), [{"x": x}], ["y"])
+
+
+@pytest.mark.parametrize(("fault", "is_explained"), [(0.0, True), (0.02, False)])
+def test_a_fault_is_larger_than_what_roundings_explain(fault: float, is_explained: bool) -> None:
+    chance = np.random.default_rng(2)
+    proto = load(quantised_lstm(chance, **LONG)).proto
+    x = chance.standard_normal((64, 2, 64)).astype(np.float32)
+    exact = Engine(proto, threads=1, is_wide=True).run({"x": x})[0]
+    found = explanation(Evidence(proto, "y", {"steps": x}, exact + 0.1, exact * (1 + fault), 2e-5))
+    assert (found is not None) == is_explained
 
 
 def test_the_evidence_is_reported() -> None:
