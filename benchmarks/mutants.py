@@ -106,6 +106,14 @@ MUTANTS = (
     Mutant(CLOSED, "off <= 4 * stderr", "off <= 400 * stderr", EXACT),
     Mutant(CERTIFICATE, "saturated) & (saturated | (growth <= MOST_GROWTH))", "saturated)", EXACT),
     Mutant("metrics/mean_jacobian.py", "feature.units <= DIRECTIONS", "False", EXACT),
+    # Events that the noise hardly reaches.
+    Mutant("metrics/rare.py", "rare / happens / 4 * known_to", "0 * known_to", ("rare_kinks",)),
+    Mutant("metrics/rare.py", "known_to = (draws * rare).clamp(min=1).rsqrt()", "known_to = 0.1", ("rare_kinks",)),
+    Mutant(CLOSED, "widened(problem, scales, 2.0), noises", "problem.sigma(scales), LINEAR_NOISES", ("rare_kinks",)),
+    Mutant(CERTIFICATE, "stderr = torch.maximum(stderr, unseen)", "pass", ("rare_kinks",)),
+    Mutant(CERTIFICATE, "relative = self.ratio_stderr / self.ratio.clamp", "relative = self.ratio_stderr # ", CELLS),
+    Mutant(SID, "changes(at_cap, 1).any(2)[0]", "changes(at_cap, 1).square().any(2)[0]", ("known_answers",)),
+    Mutant("metrics/misplaced.py", "/ (share * (2 - share))", "/ torch.ones_like(share)", ("misplaced",)),
     # The precision of the passes.
     Mutant(CERTIFICATION, " * factor_to_float32(feature, problem.sigma(scales), problem.effort)", "", PRECISION),
     Mutant("metrics/noise_precision.py", "OF_GRADIENT = 0.03, 0.15", "OF_GRADIENT = 9.0, 0.15", PRECISION),

@@ -203,6 +203,17 @@ def test_units_with_a_small_share_of_the_budget_are_raised():
     assert (_change(Measured(parts[:8], torch.ones(8, 1)), free)[0, :20] == 0).any()
 
 
+@pytest.mark.parametrize(("noise", "is_raised"), [(0.1, True), (3.0, False)])
+def test_few_parts_tell_the_share_if_they_are_precise(noise, is_raised):
+    """A unit with a sixth of the others' gradient, as where a control variate removes the noise of a small network."""
+    level = torch.ones(40)
+    level[7] = 0.16
+    parts = level + noise * level * torch.randn(4, 1, 40, generator=torch.Generator().manual_seed(0))
+    found = _change(Measured(parts, torch.ones(8, 1)), torch.ones(1, 40, dtype=torch.bool))[0]
+    assert bool(found[7] > 0.5) is is_raised
+    assert not found[torch.arange(40) != 7].any()
+
+
 def test_a_gain_within_its_error_changes_nothing():
     step = Step(torch.ones(2, 4), torch.tensor([0.03, 0.1]), torch.tensor([0.02, 0.02]))
     assert step.useful.any(1).tolist() == [False, True]
