@@ -15,6 +15,7 @@ from ..config import (
 )
 from ..errors import UsageError
 from ..inputs.foreground import crops_of, open_foreground
+from ..inputs.left_out import report_left_out
 from ..inputs.unit_mask import digest_of
 from ..metrics.decoder import Plan
 from ..metrics.decoder_store import DecoderKey, claim_decoder, load_decoder, save_decoder
@@ -180,6 +181,8 @@ def training_inputs(job: Job) -> InputProvider:
     joined = joined_samples(provider)
     model = provider.model if joined is None else joined.model
     samples = open_samples_of(model, spec, limit=decoder.limit, **chosen.reading(), **crops)
+    if decoder.inputs is not None:
+        report_left_out(samples, anonymous=job.config.out.anonymous_names)
     training, mask = open_provider(model, samples, provider.tensors), chosen.unit_mask
     # A mask given as an array has one row per analyzed sample.
     if mask is None or (isinstance(mask, str) and mask in samples.inputs):

@@ -59,6 +59,7 @@ from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
 from ..graph.quantization import quantization
 from ..inputs.foreground import Foreground, crops_of, open_foreground
+from ..inputs.left_out import report_left_out
 from ..inputs.sample_sets import SampleSet
 from ..inputs.unit_mask import UnitMask
 from ..metrics.budget import CPU_INPUTS, device_of, fit
@@ -82,7 +83,6 @@ from .open_samples import open_analyzed, reopening
 logger = logging.getLogger(__name__)
 #: Receives the sanity card, line by line, which front ends show also where they show no log.
 sanity_logger = logging.getLogger("onnxinfo.sanity")
-_MOST_REPORTED = 10
 
 
 def analyze(
@@ -407,7 +407,7 @@ def _open_job(
     crops = crops_of(objects, chosen_input.crop_to_box)
     samples = open_analyzed(loaded, inputs, chosen_input, crops)
     loaded = runnable(loaded, samples)
-    _report_unreadable(samples, anonymous=config.out.anonymous_names)
+    report_left_out(samples, anonymous=config.out.anonymous_names)
     if samples.order:
         logger.warning("order of the samples: %s; a random part is drawn with shuffle=True and a limit", samples.order)
     card = _examined(loaded, samples, config, reopening(loaded, inputs, chosen_input, crops))
@@ -442,14 +442,6 @@ def _open_job(
     job.batch_size = fit(job.network, *job.inputs([0]), memory=job.memory)
     check_values(job)
     return job, mask
-
-
-def _report_unreadable(samples: SampleSet, *, anonymous: bool) -> None:
-    found = samples.unreadable
-    for name, reason in found[:_MOST_REPORTED]:
-        logger.warning("sample %s is left out: %s", "(anonymous)" if anonymous else quoted(name), reason)
-    if len(found) > _MOST_REPORTED:
-        logger.warning("%d more samples are left out", len(found) - _MOST_REPORTED)
 
 
 def _examined(model: Model, samples: SampleSet, config: Config, reopened: Reopen) -> SanityCard:

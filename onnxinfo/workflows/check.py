@@ -21,6 +21,7 @@ from ..graph.perturbed import TensorNames, holds_ids, perturbed_tensors
 from ..graph.surgery import expose_only
 from ..inputs.axes import describe, shape_text
 from ..inputs.generated import generate
+from ..inputs.left_out import report_left_out
 from ..inputs.sample_sets import SampleSet
 from ..metrics.input_provider import graph_inputs, open_samples_of, placed
 from ..text import printable, quoted
@@ -255,6 +256,7 @@ def with_feeds(model: Model, inputs: Any, chosen: InputConfig, seed: int) -> tup
     if inputs is None:
         return model, _generated(model, seed)
     samples = open_samples_of(model, inputs, limit=chosen.limit, **chosen.reading())
+    report_left_out(samples)
     model = runnable(model, samples)
     return model, _given(model, samples)
 

@@ -28,6 +28,7 @@ from ..errors import UsageError
 from ..graph.layers import choose_layers
 from ..graph.model import ModelSource
 from ..graph.perturbed import perturbed_tensors
+from ..inputs.left_out import report_left_out
 from ..metrics.budget import device_of
 from ..metrics.decoder_store import StoredDecoder, list_decoders
 from ..metrics.input_provider import open_samples_of
@@ -126,6 +127,7 @@ def _trained(model: ModelSource, inputs: Any, folder: Path, config: Config, repo
     perturbed = perturbed_tensors(loaded, config.input.input_tensor)
     choose_layers(loaded, perturbed, config.selection.layers, config.selection.exclude)
     samples = open_samples_of(loaded, inputs, limit=config.input.limit, **config.input.reading())
+    report_left_out(samples)
     loaded = runnable(loaded, samples)
     provider = open_provider(loaded, samples, perturbed, leave_out=not config.input.input_tensor)
     _, chosen = choose_layers(loaded, provider.tensors, config.selection.layers, config.selection.exclude)

@@ -12,6 +12,7 @@ from ..errors import OnnxinfoError
 from ..graph.layers import choose_layers
 from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
+from ..inputs.left_out import lines_left_out
 from ..inputs.sample_sets import SampleSet
 from ..metrics.joint import open_provider
 from .computing import computing
@@ -76,7 +77,8 @@ def doctor(
         opened = open_model(given_model(model, inputs, example), chosen, inputs)
         samples = open_analyzed(opened, inputs, chosen)
         card = examine(opened, samples, chosen, reopening(opened, inputs, chosen), most=TRIED_SAMPLES)
-        return replace(card, obstacle=_obstacle(opened, samples, chosen))
+        warnings = (*card.warnings, *lines_left_out(samples))
+        return replace(card, warnings=warnings, obstacle=_obstacle(opened, samples, chosen))
 
 
 def _obstacle(model: Model, samples: SampleSet, chosen: InputConfig) -> str:

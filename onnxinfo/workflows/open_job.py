@@ -17,6 +17,7 @@ from ..errors import UsageError
 from ..graph.layers import Layer, spelled_out
 from ..graph.model import Model, ModelSource
 from ..graph.perturbed import perturbed_tensors
+from ..inputs.left_out import report_left_out
 from ..metrics.budget import device_of, fit
 from ..metrics.input_provider import InputProvider
 from ..metrics.joint import open_provider
@@ -71,6 +72,7 @@ def open_job(
     perturbed = perturbed_tensors(loaded, config.input.input_tensor)
     choose(loaded, perturbed)
     samples = open_analyzed(loaded, inputs, config.input)
+    report_left_out(samples, anonymous=config.out.anonymous_names)
     loaded = runnable(loaded, samples)
     provider = open_provider(loaded, samples, perturbed, leave_out=not config.input.input_tensor)
     check(provider)

@@ -7,6 +7,7 @@ import numpy as np
 from click.testing import CliRunner
 from PIL import Image
 
+import onnxinfo
 from onnxinfo.cli import cli
 from onnxinfo.models import path
 
@@ -61,10 +62,30 @@ def test_doctor_as_json():
     assert found["command"].startswith("onnxinfo analyze ")
 
 
-def test_warnings_stay_with_quiet(tmp_path):
+def with_a_bad_image(tmp_path):
+    """Fill a folder with two images and a file that is none."""
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "good.png")
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8).T).save(tmp_path / "other.png")
     (tmp_path / "bad.png").write_bytes(b"not an image")
+
+
+def test_samples_that_are_left_out_are_told(tmp_path):
+    with_a_bad_image(tmp_path)
+    line = "sample 'bad.png' is left out: not an image"
+    assert f"WARNING: {line}" in run("doctor", MODEL, "--inputs", tmp_path).stdout.splitlines()
+    assert json.loads(run("doctor", MODEL, "--inputs", tmp_path, "--format", "json").stdout)["warnings"] == [line]
+    checked = run("check", MODEL, "--inputs", tmp_path)
+    assert checked.stderr.splitlines() == [f"warning: {line}"]
+    options = ("--target", "relu_1", "--layers", "relu", "--probes", "2", "--no-measure")
+    assert run("sensitivity", MODEL, "--inputs", tmp_path, *options).stderr.count(line) == 1
+    many = ("empty.png", *(f"more{number}.png" for number in range(11)))
+    for name in many:
+        (tmp_path / name).touch()
+    assert onnxinfo.doctor(MODEL, str(tmp_path)).warnings[-1] == "3 more samples are left out"
+
+
+def test_warnings_stay_with_quiet(tmp_path):
+    with_a_bad_image(tmp_path)
     options = ("--inputs", tmp_path, "--layers", "relu", "--limit", "2")
     result = run("-q", "analyze", MODEL, *options, "-o", tmp_path / "a.h5")
     assert "warning: sample 'bad.png' is left out: not an image" in result.stderr
