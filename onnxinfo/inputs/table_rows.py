@@ -126,12 +126,21 @@ def _expression(position: int, dtype: np.dtype[Any]) -> str:
 
 
 def chosen_columns(table: Table, key: str | None) -> list[str]:
-    """Return the column names in a key: the whole key if it is a column, else a comma-separated list; None: all."""
+    """Return the column names in a key: the whole key if it is a column, else a comma-separated list; None: all.
+
+    Raises
+    ------
+    InputError
+        A column does not exist, or several have its name.
+    """
     if key is None:
         return list(table.columns)
     if key in table.columns:
         return [key]
-    return [name.strip() for name in next(csv.reader([key]))]
+    names = [name.strip() for name in next(csv.reader([key]))]
+    for name in names:
+        table.position(name)
+    return names
 
 
 def open_frame(frame: Any, purpose: Purpose) -> Rows:
@@ -151,11 +160,11 @@ def _columns(table: Table, key: str | None, purpose: Purpose, labels: Sequence[s
     names = chosen_columns(table, key)
     if key is None:
         names = [name for name in names if name not in labels]
-    return TableRows(table, names, _row_shape(table, names, purpose), purpose.dtype)
+    return TableRows(table, names, _row_shape(table, names, purpose, named=key is not None), purpose.dtype)
 
 
-def _row_shape(table: Table, names: Sequence[str], purpose: Purpose) -> tuple[int, ...]:
-    """Shape of a sample made of these columns; InputError if the model's input does not take it."""
+def _row_shape(table: Table, names: Sequence[str], purpose: Purpose, *, named: bool) -> tuple[int, ...]:
+    """Shape of a sample of these columns, all or `named` ones; InputError if the model's input does not take it."""
     if purpose.shape == () and len(names) == 1:
         return ()
     if len(purpose.shape) != 1:
@@ -164,10 +173,7 @@ def _row_shape(table: Table, names: Sequence[str], purpose: Purpose) -> tuple[in
         )
     expected = purpose.shape[0]
     if isinstance(expected, int) and expected != len(names):
-        raise InputError(
-            f"{table.title} has {len(names)} columns, {listing(names)}; the model takes {expected} values: "
-            f"{table.remedy}"
-        )
+        raise InputError(f"{_counted(table, names, named)}; the model takes {expected} values: {table.remedy}")
     return (len(names),)
 
 
@@ -183,7 +189,7 @@ def _by_name(table: Table, key: str | None, declared: Declared, reading: Reading
     for name, (shape, dtype) in declared.items():
         column = _matching(table, name)
         purpose = Purpose(name, tuple(shape), np.dtype(dtype), reading)
-        opened[name] = TableRows(table, [column], _row_shape(table, [column], purpose), purpose.dtype)
+        opened[name] = TableRows(table, [column], _row_shape(table, [column], purpose, named=True), purpose.dtype)
     return opened
 
 
@@ -209,10 +215,17 @@ def _matching(table: Table, name: str) -> str:
 def _column_of_texts(table: Table, key: str | None) -> Rows:
     names = chosen_columns(table, key)
     if len(names) != 1:
-        raise InputError(
-            f"{table.title} has {len(names)} columns, {listing(names)}; name the one of texts, {table.title}:NAME"
-        )
+        counted = _counted(table, names, key is not None)
+        raise InputError(f"{counted}; name the one of texts, {table.title}:NAME")
     return TableRows(table, names, (), np.dtype(object))
+
+
+def _counted(table: Table, names: Sequence[str], named: bool) -> str:
+    """Say how many columns a table has, or how many of its columns are named."""
+    columns = "1 column" if len(names) == 1 else f"{len(names)} columns"
+    if named:
+        return f"{table.title}: {columns} {'is' if len(names) == 1 else 'are'} chosen, {listing(names)}"
+    return f"{table.title} has {columns}, {listing(names)}"
 
 
 def _label_columns(path: Path, labels: object) -> list[str]:

@@ -9,7 +9,9 @@ import csv
 import glob
 import io
 import os
+import re
 import tempfile
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,12 @@ _BLOCK = 1 << 20
 _DELIMITERS = ",;\t|"
 #: Maximum number of characters of a name or cell in a message.
 MOST_SHOWN = 40
+_MOST_REASON = 240
+# DuckDB's message about a row that has more or fewer values than the first line.
+_WIDTH = re.compile(
+    r"CSV Error on Line: (?P<line>\d+)$.*^Expected Number of Columns: (?P<expected>\d+) Found: (?P<found>\d+)",
+    re.MULTILINE | re.DOTALL,
+)
 #: Prefixes of lines in DuckDB's messages that repeat the file's contents or give advice about SQL.
 _LEFT_OUT = (
     "Possible",
@@ -93,8 +101,9 @@ class Table(ABC):
         found = [position for position, column in enumerate(self.columns) if column == name]
         if len(found) == 1:
             return found[0]
-        problem = f"has {len(found)} columns" if found else "has no column"
-        raise InputError(f"{self.title} {problem} {shown(name)}; expected one of {listing(self.columns)}")
+        if found:
+            raise InputError(f"{self.title} has {len(found)} columns named {shown(name)}; give each a name of its own")
+        raise InputError(f"{self.title} has no column {shown(name)}; expected one of {listing(self.columns)}")
 
     def count(self) -> int:
         """Return the number of rows; raise InputError if the file cannot be read."""
@@ -148,7 +157,7 @@ class Table(ABC):
             try:
                 yield connection.execute(f"SELECT {selected} FROM {inner}")
             except duckdb.Error as error:
-                raise InputError(f"{self.title} cannot be read: {_reason(error)}") from None
+                raise InputError(f"{self.title} {_problem(error)}") from None
 
 
 class CsvTable(Table):
@@ -239,7 +248,7 @@ class ParquetTable(Table):
             try:
                 found = connection.execute(f"DESCRIBE SELECT * FROM {self.source(_literal(path))}").fetchall()
             except duckdb.Error as error:
-                raise InputError(f"{self.title} cannot be read: {_reason(error)}") from None
+                raise InputError(f"{self.title} {_problem(error)}") from None
             yield found
 
 
@@ -292,7 +301,7 @@ class FrameTable(Table):
                 connection.register("given", self._frame)
                 yield connection.execute(f"SELECT {selected} FROM (SELECT * FROM given {limit})")
             except duckdb.Error as error:
-                raise InputError(f"{self.title} cannot be read: {_reason(error)}") from None
+                raise InputError(f"{self.title} {_problem(error)}") from None
 
 
 def _header(text: str, delimiter: str, title: str) -> list[str]:
@@ -356,11 +365,16 @@ def _literal(text: str) -> str:
     return f"'{_escaped(text)}'"
 
 
-def _reason(error: Exception) -> str:
-    """Return the first lines of DuckDB's message as one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _problem(error: Exception) -> str:
+    """Return what DuckDB's message says about a table, as one line."""
+    text = str(error)
+    if width := _WIDTH.search(text):
+        line, expected, found = width["line"], int(width["expected"]), int(width["found"])
+        values = "1 value" if found == 1 else f"{found} values"
+        return f"has {values} in line {line}, expected {expected}, as many as names in the first line; repair the line"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(_LEFT_OUT)]
-    return printable("; ".join(kept[:3]))[:240]
+    return f"cannot be read: {textwrap.shorten(printable('; '.join(kept[:3])), _MOST_REASON, placeholder=' …')}"
 
 
 def shown(name: object) -> str:

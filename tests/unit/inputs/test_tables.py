@@ -68,6 +68,9 @@ def test_each_input_of_a_model_has_the_column_of_its_name(table):
 def test_other_columns_than_the_model_takes_are_named(table):
     assert "has 4 columns, age, Hours per week, job, y; the model takes 2 values" in refusal(table)
     assert "has no column 'Age'; expected one of age" in refusal(f"{table}:Age,y")
+    assert "has no column 'nocol'; expected one of age" in refusal(f"{table}:nocol")
+    assert f"{table}: 1 column is chosen, age; the model takes 2 values: " in refusal(f"{table}:age")
+    assert f"{table}: 3 columns are chosen, age, job, y; the model takes 2 values: " in refusal(f"{table}:age,job,y")
     assert "column 'job'" in (said := refusal(f"{table}:age,job"))
     assert said.endswith(("row 1, is 'c,d'; expected a number", "holds VARCHAR, expected numbers"))
     assert "has one value per column, the model takes 3x8x8" in refusal(table, (3, 8, 8))
@@ -79,14 +82,14 @@ def test_other_columns_than_the_model_takes_are_named(table):
         ("", "is empty"),
         ("a,b\n", "has no rows"),
         ("1,2\n3,4\n", "begins with numbers"),
-        ("a,a\n1,2\n", "has 2 columns 'a'"),
+        ("a,a\n1,2\n", "has 2 columns named 'a'; give each a name of its own"),
         ("a,b\n1,nan\n", "column 'b', row 1, is NaN or infinite"),
         ("a,b\n1,2\n1,1e999\n", "column 'b', row 2, is NaN or infinite"),
         ("a,b\n1,\n", "column 'b', row 1, is empty; expected a number"),
         ("a,b\n1,=HYPERLINK(1)\n", "is '=HYPERLINK(1)'; expected a number"),
         ("a,b\n1,\x1b[31m\n", r"is '\x1b[31m'"),
-        ("a,b\n1\n", "Expected Number of Columns: 2 Found: 1"),
-        ("a,b\n1,2,3\n", "Expected Number of Columns: 2 Found: 3"),
+        ("a,b\n1\n", "h.csv has 1 value in line 2, expected 2, as many as names in the first line"),
+        ("a,b\n1,2\n1," + "2" * 300 + ",3\n", "h.csv has 3 values in line 3, expected 2"),
         ('a,b\n1,2\n3,"4\n' + "5,6\n" * 9, "a quote that is not closed"),
         ("a,b\n1," + "9" * (5 << 20) + "\n", "Maximum line size"),
         ("a" * (5 << 20), "a first line of more than 4 MiB"),
