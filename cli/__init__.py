@@ -17,6 +17,7 @@ from onnxinfo.text import printable
 from .early import add_checks
 from .former import Group, warnings_shown
 from .rendering import as_options, register_program
+from .streams import stand_in
 from .verbosity import add_options
 
 # Command name -> module of this package that defines it (as a function of the same name, dashes as underscores).
@@ -135,6 +136,7 @@ def main() -> None:
     """Run the command line; docs/exit-codes.md lists the exit codes."""
     from onnxinfo import OnnxinfoError
 
+    stand_in()
     settings: dict[str, Any] = {"debug": bool(os.environ.get("ONNXINFO_DEBUG"))}
     try:
         result = cli(prog_name="onnxinfo", standalone_mode=False, obj=settings)
@@ -165,8 +167,20 @@ def main() -> None:
         sys.exit(1)
 
 
+def _variable(error: click.BadParameter) -> str:
+    """Name the environment variable that a wrong value comes from, in quotes; empty if it does not come from one."""
+    name = "" if error.param is None else error.param.name or ""
+    source = None if error.ctx is None else error.ctx.get_parameter_source(name)
+    if error.param is None or source is not click.core.ParameterSource.ENVIRONMENT:
+        return ""
+    variables = error.param.envvar
+    return f"'{variables if isinstance(variables, str) else ', '.join(variables or ())}'"
+
+
 def _one_line(error: click.ClickException) -> str:
     """Message of click about the command line in the form of all others, with the command whose help tells more."""
+    if isinstance(error, click.BadParameter):
+        error.param_hint = _variable(error) or error.param_hint
     message = re.sub(r"(?<!\.)\.$", "", printable(" ".join(error.format_message().split())))
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     hint = "" if ctx is None else f"; see '{ctx.command_path} --help'"

@@ -177,6 +177,36 @@ def test_a_full_standard_output_is_one_line(archive, arguments):
     assert done.stderr == "onnxinfo: error: No space left on device\n"
 
 
+def with_closed(folder, closed, *arguments):
+    """Run the command line from a shell that closes some standard streams."""
+    shell = shutil.which("sh")
+    assert shell is not None
+    line = f'exec "$@" {closed}'
+    return subprocess.run(
+        [shell, "-c", line, "sh", *ONNXINFO, *arguments], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["completion", "bash"], ["query", "a.h5"], ["runs", "a.h5", "--format", "json"]]
+)
+def test_a_closed_standard_output_is_one_line(archive, arguments):
+    done = with_closed(archive.parent, ">&-", *arguments)
+    assert done.returncode == 1
+    assert done.stderr == "onnxinfo: error: standard output is closed; send it to a file, or to /dev/null\n"
+    assert with_closed(archive.parent, ">&- 2>&-", *arguments).returncode == 1
+
+
+def test_closed_streams_that_nothing_is_written_to_do_no_harm(archive):
+    assert with_closed(archive.parent, "2>&-", "query", "a.h5").stdout.startswith("run ")
+    done = with_closed(archive.parent, "<&- >&- 2>&-", "query", "a.h5", "--format", "csv", "-o", "table.csv")
+    assert done.returncode == 0
+    assert (archive.parent / "table.csv").read_text().startswith("run,")
+    assert with_closed(archive.parent, "2>&-", "query", "missing.h5").returncode == 1
+    # Progress is reported.
+    assert with_closed(archive.parent, "2>&-", *ANALYSIS[:-2], "new.h5").returncode == 0
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["query", "a.h5", "--format", "csv"]])
 def test_a_reader_that_has_exited_is_no_error(archive, arguments):
     reading, writing = os.pipe()
