@@ -15,6 +15,7 @@ from pathlib import Path
 from ..errors import ArchiveError, OnnxinfoError, UsageError
 from ..replacing import replacing, resolve
 from ..text import printable, quoted
+from . import guard
 from .conventions import line
 from .copying import LostCell, copy_run, new_archive
 from .format import check_run_name
@@ -307,7 +308,8 @@ def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None 
                 if name in file:
                     del file[name]
         if unreadable and not saved:
-            raise ArchiveError(f"no run of {path} can be read: {unreadable[0][1]}")
+            reason = unreadable[0][1].removesuffix(guard.ADVICE)
+            raise ArchiveError(f"no run of {path} can be recovered: {reason}; restore a copy, or analyze again")
         kept = _keep(source) if target == source and (lost or unreadable) else None
     return Recovery(target, tuple(saved), tuple(lost), tuple(unreadable), kept)
 

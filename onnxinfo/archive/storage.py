@@ -339,8 +339,9 @@ def open_damaged(path: Path) -> h5py.File:
     Raises
     ------
     ArchiveError
-        The file cannot be opened in this way either.
+        The file does not exist, is not an HDF5 file, or cannot be opened in this way either.
     """
+    _superblock(path)
     try:
         return open_unwritten(path)
     except ArchiveError:
