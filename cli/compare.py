@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .completion import run_names
-from .options import force, only_inputs, only_layers, only_metrics, only_samples, only_tagged
+from .options import NUMBER, force, only_inputs, only_layers, only_metrics, only_samples, only_tagged
 from .tables import FORMATS, claim_table, print_rows, write_stdout
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 )
 @click.option("--unpaired", is_flag=True, help="Allow runs on different samples.")
 @click.option(
-    "--confidence", type=float, default=0.95, show_default=True, help="Confidence level of the intervals low to high."
+    "--confidence", type=NUMBER, default=0.95, show_default=True, help="Confidence level of the intervals low to high."
 )
 @click.option(
     "--fail-if",

@@ -10,7 +10,7 @@ import click
 from onnxinfo.config import COHERENCY_METRICS, RESCALE_FACTOR
 
 from .models import load_for
-from .options import force, selection
+from .options import NUMBER, force, selection
 from .options import inputs as samples
 from .outcome import completed, finite, formats
 from .progress import progress_bar
@@ -21,7 +21,7 @@ from .verbosity import print_info
 COLUMNS = ("layer", "metric", "rescaled", "before", "after", "difference", "ratio", "samples", "unproven")
 _factor = click.option(
     "--factor",
-    type=float,
+    type=NUMBER,
     default=RESCALE_FACTOR,
     show_default=True,
     help="Factor that the first layer of each pair is divided by and the second multiplied by.",

@@ -39,11 +39,23 @@ class _Checked:
     def __call__(self, *context: Any, **given: Any) -> Any:
         """Check the arguments, then run the command."""
         show_messages()
+        _check_names_of_outputs()
         for name, check in _CHECKS.items():
             if given.get(name) is not None:
                 check(given[name])
         settle_idle_options(given)
         return self._callback(*context, **given)
+
+
+def _check_names_of_outputs() -> None:
+    """Refuse ``-`` as an output, except where it is documented as standard output."""
+    context = click.get_current_context()
+    for each in context.command.params:
+        if not isinstance(each, click.Option) or each.name not in _OUTPUTS or "standard output" in (each.help or ""):
+            continue
+        if context.params.get(each.name) == "-":
+            flag = max(each.opts, key=len)
+            raise click.UsageError(f"'-' is not a file name in {flag}; give a name, or ./- for a file of that name")
 
 
 def _check_model(path: str) -> None:
@@ -114,6 +126,8 @@ def _check_output(path: str) -> None:
         resolve(path)
 
 
+# Parameters that name outputs.
+_OUTPUTS = ("output", "verdict", "plot")
 # Device of AMD's driver, whose GPUs are CUDA devices to torch.
 _AMD = "/dev/kfd"
 # Checks by parameter name.

@@ -9,7 +9,7 @@ import click
 
 from onnxinfo.config import PARALLEL
 
-from .options import force, units
+from .options import NUMBER, force, units
 from .options import inputs as samples
 from .progress import progress_bar
 from .settings import config_file, setting, settings, without_idle
@@ -29,16 +29,16 @@ _WIDTH = 100
 @samples
 @click.option("-o", "--output", type=click.Path(), help="Picture (PNG, SVG, PDF). Default: none.")
 @click.option(
-    "--mse", type=float, metavar="X",
+    "--mse", type=NUMBER, metavar="X",
     help="Requested bound: mean squared error per input unit, in units of its channel's variance; from 0 to 1. "
     "Default: 0.1.",
 )  # fmt: skip
 @click.option(
-    "--psnr", type=float, metavar="DB",
+    "--psnr", type=NUMBER, metavar="DB",
     help="Instead: requested bound in decibels, with the range of a channel's values over the samples as the peak.",
 )  # fmt: skip
 @click.option(
-    "--noise", type=float, metavar="X",
+    "--noise", type=NUMBER, metavar="X",
     help="Instead: standard deviation of the noise, in units of each tensor's own.",
 )  # fmt: skip
 @click.option("--accuracy/--no-accuracy", default=True, help="Measure the accuracy under the noise; needs --labels.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,21 @@ from .models import opened
 from .settings import setting
 
 Command = Callable[..., Any]
+
+
+class _Number(click.types.FloatParamType):
+    """Parameter type for a finite number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse a number; refuse nan and infinities, with which any comparison is pointless."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number; give one", param, ctx)
+        return number
+
+
+#: Type of options that take a finite number.
+NUMBER = _Number()
 
 
 def force(command: Command) -> Command:

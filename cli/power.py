@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from .completion import layer_names
-from .options import force, only_layers, only_metrics, only_runs, only_samples, only_tagged
+from .options import NUMBER, force, only_layers, only_metrics, only_runs, only_samples, only_tagged
 from .tables import FORMATS, claim_table, print_rows, write_stdout
 
 
 @click.command(no_args_is_help=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILE.h5...")
 @click.option(
-    "--difference", type=float, metavar="D", help="Difference to be shown, in the metric's unit. Default: none."
+    "--difference", type=NUMBER, metavar="D", help="Difference to be shown, in the metric's unit. Default: none."
 )
 @click.option(
     "--against",
@@ -24,13 +24,13 @@ from .tables import FORMATS, claim_table, print_rows, write_stdout
 )
 @click.option(
     "--chance",
-    type=float,
+    type=NUMBER,
     default=0.5,
     show_default=True,
     help="Probability with which the difference then exceeds two standard errors.",
 )
 @click.option(
-    "--confidence", type=float, default=0.95, show_default=True, help="Confidence level of the range low to high."
+    "--confidence", type=NUMBER, default=0.95, show_default=True, help="Confidence level of the range low to high."
 )
 @only_runs
 @only_tagged

@@ -10,7 +10,7 @@ import click
 from onnxinfo.config import InputConfig
 
 from .models import load_for
-from .options import force
+from .options import NUMBER, force
 from .settings import config_file, setting, settings, without_idle
 from .verbosity import print_info
 
@@ -25,7 +25,7 @@ _READING = (*InputConfig().reading(), "shuffle_seed", "limit", "labels")
 @click.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @click.option("-o", "--output", required=True, metavar="OUT.onnx", help="Model file to write.")
-@click.option("--keep", type=float, metavar="SHARE", help="Fraction of the weights to keep, such as 0.38.")
+@click.option("--keep", type=NUMBER, metavar="SHARE", help="Fraction of the weights to keep, such as 0.38.")
 @click.option(
     "--scope", type=click.Choice(["global", "layer"]),
     help="With --keep: one threshold for all weights (global), or the same fraction of each layer (layer). "

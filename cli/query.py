@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from .options import force, only_inputs, only_metrics, only_runs, only_samples, only_tagged, selection
+from .options import NUMBER, force, only_inputs, only_metrics, only_runs, only_samples, only_tagged, selection
 from .tables import FORMATS, STREAMED, claim_table, print_rows
 
 # Columns that the terminal omits if they contain only these values.
@@ -45,8 +45,8 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     help="Further number of the metrics, as a column: normalizer (D of a layer's budget), ratio, gain, tolerance, ...; "
     "repeatable.",
 )  # fmt: skip
-@click.option("--min", "minimum", type=float, help="Only values of at least X, in the metric's unit.")
-@click.option("--max", "maximum", type=float, help="Only values of at most X, in the metric's unit.")
+@click.option("--min", "minimum", type=NUMBER, help="Only values of at least X, in the metric's unit.")
+@click.option("--max", "maximum", type=NUMBER, help="Only values of at most X, in the metric's unit.")
 @click.option(
     "--converged", is_flag=True, help="Only converged rows; a layer or group has converged if all of its samples have."
 )
@@ -96,7 +96,7 @@ def query(
     from onnxinfo.views.query import stream, table_columns
 
     if format == "parquet" and output == "-":
-        raise click.UsageError("Parquet cannot be printed on a terminal: give -o FILE.parquet")
+        raise click.UsageError("Parquet is no text and is written only to a file: give -o FILE.parquet")
     named = options.pop("columns")
     column, _, direction = (sort or "").partition(":")
     if direction not in ("", "asc", "desc"):
@@ -104,6 +104,8 @@ def query(
     target = claim_table(output, format, files, force)
     found = stream(files, per=per, sort=column or None, descending=direction == "desc", **options)
     first = next(found, None)
+    if first is None:
+        _explain_nothing(files, options)
     known = table_columns(per or "layer", options["fields"], several=len(files) > 1) if first is None else [*first]
     rows: Iterable[dict[str, Any]] = [] if first is None else itertools.chain([first], found)
     # Widths and the choice of columns depend on all rows.
@@ -115,6 +117,14 @@ def query(
         write_parquet({name: [row[name] for row in rows] for name in columns}, target)
     else:
         print_rows(rows, columns, "raw csv" if raw and format == "csv" else format, target)
+
+
+def _explain_nothing(files: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Say on standard error why there are no rows."""
+    from onnxinfo.text import printable
+    from onnxinfo.views.query_empty import why_empty
+
+    click.echo(printable(why_empty(files, **options)), err=True)
 
 
 #: Key of rows of runs that are not comparable, see :data:`onnxinfo.views.query.CAUTION`.

@@ -9,7 +9,7 @@ import click
 from onnxinfo.config import PARALLEL
 
 from .former import Group
-from .options import force
+from .options import NUMBER, force
 from .options import inputs as samples
 from .progress import progress_bar
 from .settings import config_file, setting, settings
@@ -32,8 +32,8 @@ def recommend() -> None:
 @samples
 @click.option("-o", "--output", type=click.Path(), help="JSON file for ONNX Runtime's quantizer. Default: none.")
 @click.option("--plot", type=click.Path(), metavar="FILE", help="PNG, SVG or PDF file: bits and changes by depth.")
-@click.option("--mean-bits", type=float, metavar="B", help="Mean number of bits over the tensors, from 2 to 8.")
-@click.option("--accuracy", type=float, metavar="X", help="Instead: smallest accuracy on the samples; needs --labels.")
+@click.option("--mean-bits", type=NUMBER, metavar="B", help="Mean number of bits over the tensors, from 2 to 8.")
+@click.option("--accuracy", type=NUMBER, metavar="X", help="Instead: smallest accuracy on the samples; needs --labels.")
 @click.option(
     "--keep-float", type=int, default=0, show_default=True, metavar="N",
     help="Number of tensors that stay in float: those that rounding to 8 bits harms most.",
@@ -87,7 +87,7 @@ def bits(
 @click.option("-o", "--output", type=click.Path(), help="JSON file for 'prune --channels'. Default: none.")
 @click.option(
     "--share",
-    type=float,
+    type=NUMBER,
     default=0.25,
     show_default=True,
     metavar="X",

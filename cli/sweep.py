@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import force, only_layers, only_metrics, only_runs, only_samples, only_tagged, units
+from .options import NUMBER, force, only_layers, only_metrics, only_runs, only_samples, only_tagged, units
 from .options import inputs as samples
 from .outcome import completed
 from .progress import progress_bar
@@ -40,7 +40,7 @@ class _SeveralAlphas(click.Command):
 @click.option(
     "--alpha",
     "alphas",
-    type=float,
+    type=NUMBER,
     multiple=True,
     required=True,
     metavar="X...",
@@ -79,7 +79,7 @@ def sweep(model: str, inputs: str, output: str, alphas: Sequence[float], format:
 @only_samples
 @click.option(
     "--confidence",
-    type=float,
+    type=NUMBER,
     default=0.95,
     show_default=True,
     help="Confidence level at which the order of two layers counts as decided.",

@@ -158,5 +158,10 @@ def _by_table(tables: Mapping[str, Any], path: object, prefix: str = "") -> Iter
             inner = {key: each for key, each in value.items() if f"{section}.{key}" in SECTIONS}
             yield from _by_table(inner, path, f"{section}.")
             yield section, {key: each for key, each in value.items() if key not in inner}
+        elif section in SECTIONS:
+            raise UsageError(
+                f"{quoted(section)} in {quoted(path)} is {quoted(value)}, expected a table; put settings below "
+                f"[{section}]"
+            )
         else:
             raise UsageError(no_such("table", section, [*SECTIONS], quoted(path)))

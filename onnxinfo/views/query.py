@@ -71,6 +71,9 @@ class Arrangement:
         """Apply the operations to a table: filter, then SQL, then group, then sort and limit."""
         if self.top is not None and self.top < 1:
             raise UsageError(f"top={self.top}: at least 1 expected")
+        for name, bound in (("minimum", self.minimum), ("maximum", self.maximum)):
+            if bound is not None and math.isnan(bound):
+                raise UsageError(f"{name}={bound}: a number expected")
         keys = names_of(self.group_by)
         if not keys:
             table = self._filtered(table)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..archive.means import mean_and_stderr, one_per_sample
 from ..errors import UsageError
-from ..text import no_such
+from ..text import no_such, quoted
 from .query_sql import find_groups, within
 
 Table = dict[str, list[Any]]
@@ -112,4 +112,5 @@ def _expression(name: str) -> str:
     percent = name[1:]
     if name[:1] == "q" and percent.replace(".", "", 1).isdigit() and 0 <= float(percent) <= 100:
         return f"quantile_cont(value, {float(percent) / 100!r})"
-    raise UsageError(no_such("aggregate", name, ["mean", *_AGGREGATES, "q25", "q75"], "group_by"))
+    known = ", ".join(["mean", *_AGGREGATES])
+    raise UsageError(f"no aggregate {quoted(name)}; give {known} or a quantile from q0 to q100, such as q25")
