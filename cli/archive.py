@@ -161,6 +161,8 @@ def recover(archive: str, output: str | None) -> None:
     for lost in done.lost:
         where = f"run {lost.run}, {lost.metric} of {lost.layer}, sample {lost.sample}"
         click.echo(f"lost: {_printable(where)}; the next analysis recomputes it")
+    for run, metric, reason in done.metrics:
+        click.echo(f"lost: {_printable(metric)} of run {_printable(run)}: {_printable(reason)}; analyze it again")
     for run, reason in done.unreadable:
         click.echo(f"lost: run {_printable(run)}: {_printable(reason)}")
     if done.original is not None:

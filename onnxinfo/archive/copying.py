@@ -25,6 +25,7 @@ from .format import (
     FORMAT,
     STATUS,
     VERSION,
+    Metric,
     RunSchema,
     cell_checksums,
     create_run,
@@ -162,6 +163,39 @@ def copy_run(run: Run, file: h5py.File, name: str) -> list[LostCell]:
     group["status"][()] = status if finished or not is_complete else STATUS.index("open")
     group["elapsed"][()] = run.elapsed
     return lost
+
+
+def keep_readable(run: Run, lost: dict[str, str]) -> None:
+    """Leave out the metrics of a run that cannot be copied, and put them into `lost`, with the reasons.
+
+    Raises
+    ------
+    ArchiveError
+        No metric is left.
+    """
+    whole = []
+    for metric in run.metrics:
+        try:
+            _read_through(run, metric)
+            whole.append(metric)
+        except ArchiveError as error:
+            lost[metric.name] = str(error)
+    if not whole and lost:
+        raise ArchiveError(next(iter(lost.values())))
+    run.metrics = tuple(whole)
+
+
+def _read_through(run: Run, metric: Metric) -> None:
+    """Read everything of a metric except its maps, whose damage is that of single cells."""
+    name, cells = metric.name, [(f"{metric.name}_checksum", "<u4")]
+    cells += [(metric.dataset(column.name), column.dtype) for column in metric.columns]
+    if metric.has_map:
+        cells += [(f"{name}_map_checksum", "<u4"), (f"{name}_map_offset", "<u8")]
+        _filters(run.map_dataset(name))
+    for dataset, dtype in cells:
+        guard.array(guard.dataset(run.group, dataset, run.shape, [dtype]))
+    run.normalizer(name)
+    run.retried(name)
 
 
 def copy_cells(run: Run, group: h5py.Group, place: Placement) -> None:

@@ -99,7 +99,8 @@ class Run:
     (['images[0]', 'images[1]'], (1, 8, 8), (2, 2))
     """
 
-    def __init__(self, group: h5py.Group, path: Path) -> None:
+    def __init__(self, group: h5py.Group, path: Path, lost: dict[str, str] | None = None) -> None:
+        # Metrics that cannot be read are left out and put into `lost`, with the reasons; without it, they are errors.
         self.group = group
         self.path = path
         self.name: str = group.name.lstrip("/")
@@ -118,7 +119,7 @@ class Run:
         if math.prod(self.sample_shape) * 4 > MAX_CHUNK_BYTES:
             raise ArchiveError(f"{self._title} has samples of shape {self.sample_shape}; not an archive of onnxinfo")
         self.inputs = self._read_inputs()
-        self.metrics = tuple(self._read_metric(name) for name in metrics)
+        self.metrics = tuple(self._read_metrics(metrics, lost))
 
     def __fspath__(self) -> str:
         """Return the archive's path, so that a run can be given where an archive is expected."""
@@ -556,6 +557,15 @@ class Run:
             raise ArchiveError(f"{self._title} lacks the dimension '{axis}'; it is damaged")
         return int(found.shape[0])
 
+    def _read_metrics(self, names: Sequence[str], lost: dict[str, str] | None) -> Iterator[Metric]:
+        for name in names:
+            try:
+                yield self._read_metric(name)
+            except ArchiveError as error:
+                if lost is None:
+                    raise
+                lost[name] = str(error)
+
     def _read_metric(self, name: str) -> Metric:
         value = self._cells(name, ["<f8"])
         names = self._names(guard.attribute(value, "fields"))
@@ -634,6 +644,14 @@ class Archive(Mapping[str, Run]):
         return tuple(name for name in guard.members(self.file) if self._is_run(name))
 
     def __getitem__(self, name: str) -> Run:
+        return self._run(name, None)
+
+    def rescued(self, name: str) -> tuple[Run, dict[str, str]]:
+        """Return a run without the metrics that are not described readably, and the reasons by name of the metric."""
+        lost: dict[str, str] = {}
+        return self._run(name, lost), lost
+
+    def _run(self, name: str, lost: dict[str, str] | None) -> Run:
         if name not in self.runs:
             known = ", ".join(self.runs) or "none"
             raise UnknownRunError(printable(f"{self.path} has no run '{name}'; it has {known}"))
@@ -642,7 +660,7 @@ class Archive(Mapping[str, Run]):
             group = guard.member(self.file, name, h5py.Group)
             if group is None:
                 raise ArchiveError(f"{title} is damaged: it is not a group; try onnxinfo.recover(...)")
-            return Run(group, self.path)
+            return Run(group, self.path, lost)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.runs)

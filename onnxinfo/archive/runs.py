@@ -17,7 +17,7 @@ from ..replacing import replacing, resolve
 from ..text import printable, quoted
 from . import guard
 from .conventions import line
-from .copying import LostCell, copy_run, new_archive
+from .copying import LostCell, copy_run, keep_readable, new_archive
 from .format import check_run_name
 from .reading import Archive, Run, open_locked
 from .reading import open as open_archive
@@ -79,6 +79,8 @@ class Recovery:
         Runs that are lost, with the reasons.
     original
         Where the damaged file is kept; None if nothing was lost.
+    metrics
+        Metrics that are lost from runs that are kept: run, metric and reason.
     """
 
     output: Path
@@ -86,6 +88,7 @@ class Recovery:
     lost: tuple[LostCell, ...]
     unreadable: tuple[tuple[str, str], ...]
     original: Path | None
+    metrics: tuple[tuple[str, str, str], ...] = ()
 
 
 def list_runs(path: str | os.PathLike[str]) -> list[RunSummary]:
@@ -291,6 +294,7 @@ def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None 
         raise UsageError(f"{output} exists; name a new file")
     lost: list[LostCell] = []
     unreadable: list[tuple[str, str]] = []
+    metrics: list[tuple[str, str, str]] = []
     saved: list[str] = []
     with contextlib.ExitStack() as stack:
         for written in dict.fromkeys((source, target)):
@@ -301,7 +305,10 @@ def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None 
         file = stack.enter_context(new_archive(part, history))
         for name in archive.runs:
             try:
-                lost += copy_run(archive[name], file, name)
+                run, without = archive.rescued(name)
+                keep_readable(run, without)
+                lost += copy_run(run, file, name)
+                metrics += [(name, metric, reason.removesuffix(guard.ADVICE)) for metric, reason in without.items()]
                 saved.append(name)
             except OnnxinfoError as error:
                 unreadable.append((name, str(error)))
@@ -310,8 +317,8 @@ def recover(path: str | os.PathLike[str], output: str | os.PathLike[str] | None 
         if unreadable and not saved:
             reason = unreadable[0][1].removesuffix(guard.ADVICE)
             raise ArchiveError(f"no run of {path} can be recovered: {reason}; restore a copy, or analyze again")
-        kept = _keep(source) if target == source and (lost or unreadable) else None
-    return Recovery(target, tuple(saved), tuple(lost), tuple(unreadable), kept)
+        kept = _keep(source) if target == source and (lost or unreadable or metrics) else None
+    return Recovery(target, tuple(saved), tuple(lost), tuple(unreadable), kept, tuple(metrics))
 
 
 def _keep(path: Path) -> Path:

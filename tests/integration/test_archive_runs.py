@@ -181,6 +181,28 @@ def test_recover_drops_what_is_damaged_and_keeps_the_original(path):
     assert contents(path) == before
 
 
+@pytest.mark.parametrize("dataset", ["sid_ratio", "sid_checksum", "sid_done", "sid_map", "sid_normalizer"])
+def test_recover_keeps_the_other_metrics_of_a_run_with_a_damaged_one(dataset, path, tmp_path):
+    """The header of one dataset is damaged, which HDF5 then refuses to open."""
+    before = contents(path)
+    with h5py.File(path) as file:
+        header = h5py.h5o.get_info(file["first"][dataset].id).addr
+    data = bytearray(path.read_bytes())
+    data[header + 12] ^= 1
+    path.write_bytes(data)
+    result = CliRunner().invoke(cli, ["recover", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "lost: sid of run first: " in result.stdout
+    assert "validate" not in result.stdout
+    assert path.with_name("a.h5.damaged").read_bytes() == data
+    assert validate(path).valid
+    with onnxinfo.open(path) as archive:
+        assert [metric.name for metric in archive["first"].metrics] == ["gradient", "concentration"]
+    found = contents(path)
+    assert set(found["first"]) < set(before["first"])
+    assert found["second"] == before["second"]
+
+
 def test_recover_to_another_file_leaves_the_original_alone(path, tmp_path):
     damage(path, "second", "layer_index", 0)
     damaged = path.read_bytes()
