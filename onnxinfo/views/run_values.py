@@ -51,3 +51,9 @@ class RunValues:
     def unproven(self) -> npt.NDArray[np.bool_]:
         """Cells whose value is unproven, (layer, sample)."""
         return unproven(self.values)
+
+    @property
+    def failed(self) -> npt.NDArray[np.bool_]:
+        """Cells that are finished, and unproven or without a value, (layer, sample)."""
+        failed: npt.NDArray[np.bool_] = self.values["done"] & ~(self.present & self.values["converged"])
+        return failed

@@ -11,7 +11,7 @@ from ..arguments import Names
 from ..text import printable
 from .run_view import RunView
 from .selection import Paths, Selection
-from .sentences.certainty import certificates, one_sample, unfinished
+from .sentences.certainty import certificates, one_sample, unfinished, unreliable
 from .sentences.discarding import floor, ignored_units, largest_step, until_where, where_most
 from .sentences.facts import Facts
 from .sentences.places import columns, image_edges, objects
@@ -22,6 +22,7 @@ Rule = Callable[[Facts], Iterator[str]]
 RULES: tuple[Rule, ...] = (
     unfinished,
     accuracy,
+    unreliable,
     where_most,
     until_where,
     largest_step,

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ...archive.means import mark_counts, sound_alpha, unproven
+from ...archive.means import mark_counts, sound_alpha
 from ...text import printable
 from ..run_values import RunValues
 from ..wording import rounded_up
-from .facts import Facts
+from .facts import STAR, Curve, Facts
 
 _RETRY = "run the same analysis again with onnxinfo.analyze(retry_unproven=True)"
+_MOST_NAMED = 3
 #: What to do about unproven cells, by the name of their mark; see docs/unproven.md.
 _REMEDIES = {
     "gap": _RETRY,
@@ -39,14 +40,33 @@ def unfinished(facts: Facts) -> Iterator[str]:
         )
 
 
+def unreliable(facts: Facts) -> Iterator[str]:
+    """Name the layers that the sentences about layers leave out because of their unproven cells."""
+    for curve in facts.told.values():
+        if not curve.unreliable:
+            continue
+        named, more = curve.unreliable[:_MOST_NAMED], len(curve.unreliable) - _MOST_NAMED
+        names = ", ".join([*named, *([f"{more} more"] if more > 0 else [])])
+        left = "leave out those" if len(curve) else "are left out, as there are only those"
+        yield (
+            f"Sentences about layers {left} in which at least half of the cells of {curve.found.metric.name} are "
+            f"unproven or without a value: {names}."
+        )
+
+
 def certificates(facts: Facts) -> Iterator[str]:
     """Tell how many cells of each metric are unproven, where most are and what to do; or that all are proven."""
-    for found in facts.whole.values():
-        failed = unproven(found.values) | (found.values["done"] & ~np.isfinite(found.values["value"]))
+    for name, found in facts.whole.items():
+        failed = found.failed
         if failed.any():
-            yield _unproven(found, failed)
+            yield f"{_unproven(found, failed)}{_legend(facts.curves.get(name))}."
         elif "gap" in found.values:
             yield _proven(found)
+
+
+def _legend(curve: Curve | None) -> str:
+    is_proven = curve is None or curve.is_proven(*range(len(curve)))
+    return "" if is_proven else f"; numbers with {STAR} include unproven values"
 
 
 def _unproven(found: RunValues, failed: npt.NDArray[np.bool_]) -> str:
@@ -69,7 +89,7 @@ def _unproven(found: RunValues, failed: npt.NDArray[np.bool_]) -> str:
             f"most of them in {where} ({int(by_layer[worst])} of {int(done[worst].sum())})"
         )
     remedy = _remedy(found, counts.most_common(1)[0][0]) if counts else ""
-    return f"{start}{f' ({reasons})' if reasons else ''}{f': {remedy}' if remedy else ''}."
+    return f"{start}{f' ({reasons})' if reasons else ''}{f': {remedy}' if remedy else ''}"
 
 
 def _remedy(found: RunValues, mark: str) -> str:

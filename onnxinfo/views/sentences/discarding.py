@@ -8,7 +8,8 @@ import numpy as np
 
 from ...archive.means import mean_and_stderr
 from ..floor import linear_floor, relative_alpha
-from .facts import Curve, Facts, mean_over_samples
+from ..wording import rounded_up
+from .facts import Curve, Facts, mean_over_samples, star
 
 #: Share of the curve's whole rise, and a number of nats, that a layer must exceed to stand out from the first.
 _CLEAR_SHARE, _CLEAR_NATS = 0.25, 0.05
@@ -33,23 +34,25 @@ def where_most(facts: Facts) -> Iterator[str]:
 def _where_most(curve: Curve) -> str:
     if len(curve) == 1:
         return f"{curve.label} of {curve.name(0)} is {curve.text(0)} nats per input unit."
-    order = np.argsort(-curve.value, kind="stable").tolist()
-    top, lowest = order[0], order[-1]
-    rise = curve.difference(top, lowest)
-    if not rise.is_certain:
+    if curve.extremes is None:
+        highest, lowest = curve.order[0], curve.order[-1]
+        n = curve.difference(highest, lowest).n
         return (
-            f"With {rise.n} {'sample' if rise.n == 1 else 'samples'}, it is not certain that {curve.label} differs "
-            f"between the {len(curve)} layers: it is between {curve.text(lowest)} and {curve.text(top)} nats per "
+            f"With {n} {'sample' if n == 1 else 'samples'}, it is not certain that {curve.label} differs "
+            f"between the {len(curve)} layers: it is between {curve.text(lowest)} and {curve.text(highest)} nats per "
             "input unit."
         )
+    top, least = curve.extremes
     verb = _HIGHEST.get(curve.found.metric.name, f"{curve.label} is highest in")
-    tied = [layer for layer in order if layer == top or not curve.difference(top, layer).is_certain]
-    more = f"{rise} more than in {curve.name(lowest)}, where it is least."
+    below = curve.clearly_below(top)
+    tied = [layer for layer in curve.order if not below[layer]]
+    where = ", where it is least" if least == curve.order[-1] else ""
+    more = f"{curve.difference(top, least)} more than in {curve.name(least)}{where}."
     if len(tied) == 1:
         return f"{verb} {curve.name(top)}: {curve.label} {curve.text(top)} nats per input unit, {more}"
     if len(tied) <= _MOST_NAMED:
         names = " and ".join(f"{curve.name(layer)} ({curve.text(layer)} nats)" for layer in tied)
-        return f"{verb} {names}, which do not differ beyond their errors: {curve.label} up to {more}"
+        return f"{verb} {names}, which do not differ beyond their errors: {curve.label} of {curve.name(top)} is {more}"
     return (
         f"{verb} {curve.name(top)} ({curve.label} {curve.text(top)} nats per input unit), but {len(tied) - 1} other "
         f"layers do not differ from it beyond their errors; it is {more}"
@@ -64,28 +67,28 @@ def until_where(facts: Facts) -> Iterator[str]:
     first_clear = _first_clear(curve)
     if first_clear is None:
         return
-    more = f"{curve.name(first_clear)} is the first to discard clearly more, by {curve.difference(first_clear, 0)} nats"
-    if first_clear == 1:
-        yield f"Discarding begins at once: after {curve.name(0)} ({curve.text(0)} nats), {more}."
+    layer, least = first_clear
+    start, by = f"{curve.name(0)} ({curve.text(0)} nats)", f"by {curve.difference(layer, 0)} nats"
+    if layer == 1:
+        yield f"Discarding begins at once: after {start}, {curve.name(1)} is the first to discard clearly more, {by}."
         return
-    away = max(abs(curve.difference(layer, 0).mean) for layer in range(1, first_clear))
-    yield (
-        f"Little is discarded up to {curve.name(first_clear - 1)}: SID stays within {away:.2f} nats of that of "
-        f"{curve.name(0)}, {curve.text(0)}; {more}."
-    )
+    within = max(curve.difference(other, 0).bound for other in range(1, layer))
+    if within < least:
+        yield (
+            f"Little is discarded up to {curve.name(layer - 1)}: SID stays within {rounded_up(within)} nats of that of "
+            f"{curve.name(0)}, {curve.text(0)}; {curve.name(layer)} is the first to discard clearly more, {by}."
+        )
+    else:
+        yield f"{curve.name(layer)} is the first to discard clearly more than {start}, {by}."
 
 
-def _first_clear(curve: Curve) -> int | None:
-    """Return the shallowest layer that lies clearly above the first one; None if there is none."""
-    rise = curve.difference(int(np.argmax(curve.value)), 0)
-    if not rise.is_certain or rise.mean < _CLEAR_NATS:
-        return None
-    least = max(_CLEAR_SHARE * rise.mean, _CLEAR_NATS)
-    for layer in range(1, len(curve)):
-        own = curve.difference(layer, 0)
-        if own.is_certain and own.mean >= least:
-            return layer
-    return None
+def _first_clear(curve: Curve) -> tuple[int, float] | None:
+    """Return the shallowest layer that lies clearly above the first one, and the least rise that is clear, or None."""
+    above = {layer: curve.difference(layer, 0) for layer in range(1, len(curve))}
+    rises = {layer: rise.mean for layer, rise in above.items() if rise.is_certain}
+    most = max(rises.values(), default=0.0)
+    least = max(_CLEAR_SHARE * most, _CLEAR_NATS)
+    return next(((layer, least) for layer, rise in rises.items() if rise >= least), None)
 
 
 def largest_step(facts: Facts) -> Iterator[str]:
@@ -93,11 +96,13 @@ def largest_step(facts: Facts) -> Iterator[str]:
     curve = facts.discarding
     if curve is None or len(curve) < 4:
         return
-    rise = curve.difference(int(np.argmax(curve.value)), int(np.argmin(curve.value)))
-    steps = [curve.difference(layer, layer - 1) for layer in range(1, len(curve))]
-    at = int(np.argmax([step.mean for step in steps]))
-    if rise.is_certain and steps[at].is_certain and steps[at].mean >= _STEEP_SHARE * rise.mean:
-        yield f"The largest step is from {curve.name(at)} to {curve.name(at + 1)}: {steps[at]} nats."
+    steps = {layer: curve.difference(layer, layer - 1) for layer in range(1, len(curve))}
+    clear = {layer: step.mean for layer, step in steps.items() if step.is_certain}
+    if curve.extremes is None or not clear:
+        return
+    at = max(clear, key=clear.__getitem__)
+    if clear[at] >= _STEEP_SHARE * curve.difference(*curve.extremes).mean:
+        yield f"The largest clear step is from {curve.name(at - 1)} to {curve.name(at)}: {steps[at]} nats."
 
 
 def floor(facts: Facts) -> Iterator[str]:
@@ -108,7 +113,7 @@ def floor(facts: Facts) -> Iterator[str]:
         return
     lowest, least = int(np.argmin(curve.value)), linear_floor(alpha)
     values, errors = curve.cells(lowest)
-    above = mean_over_samples(values - least, errors, looks=len(curve))
+    above = mean_over_samples(values - least, errors, looks=len(curve), is_proven=curve.is_proven(lowest))
     what = f"{least:.4f} nats, that of a linear layer that uses all input units alike (alpha {alpha:g})"
     if not above.is_certain:
         yield f"{curve.name(lowest)} is not certainly above the floor of {what}: {curve.text(lowest)} nats."
@@ -129,8 +134,8 @@ def ignored_units(facts: Facts) -> Iterator[str]:
     if mean[most] >= 100 * _LEAST_IGNORED:
         error = f" ± {stderr[most]:.2g}" if np.isfinite(stderr[most]) and stderr[most] > 0 else ""
         yield (
-            f"{curve.name(most)} ignores {mean[most]:.3g}{error} % of the input units: their noise is at sigma_max "
-            "(mean over samples)."
+            f"{curve.name(most)} ignores {mean[most]:.3g}{error}{star(curve.is_proven(most))} % of the input units: "
+            "their noise is at sigma_max (mean over samples)."
         )
 
 

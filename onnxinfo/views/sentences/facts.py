@@ -21,8 +21,12 @@ from ..run_view import RunView
 from ..wording import number_with_error
 
 Numbers = npt.NDArray[np.float64]
+#: Mark of numbers that include unproven values, as in tables.
+STAR = "*"
 #: Probability that a claimed difference is none, over all layers among which it was looked for.
 _ERROR_RATE = 0.05
+#: Differences up to this are rounding.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -37,23 +41,39 @@ class Difference:
         Half width of the interval; infinite if it is unknown.
     n
         Number of samples.
+    is_proven
+        Whether all values in it are proven; if not, its text has a star.
     """
 
     mean: float
     stderr: float
     half: float
     n: int
+    is_proven: bool = True
 
     @property
     def is_certain(self) -> bool:
         """Whether the interval excludes zero. The margin keeps rounding from being taken for a difference."""
-        return abs(self.mean) > max(self.half, 1e-9)
+        return abs(self.mean) > max(self.half, _ROUNDING)
+
+    @property
+    def bound(self) -> float:
+        """Largest size of the difference within its interval; infinite if unknown."""
+        return abs(self.mean) + self.half
+
+    def __abs__(self) -> Difference:
+        return replace(self, mean=abs(self.mean))
 
     def __str__(self) -> str:
-        return number_with_error(self.mean, self.stderr)
+        return number_with_error(self.mean, self.stderr) + star(self.is_proven)
 
 
-def mean_over_samples(values: Numbers, errors: Numbers, looks: int = 1) -> Difference:
+def star(is_proven: bool) -> str:
+    """Return the mark of a number that includes unproven values."""
+    return "" if is_proven else STAR
+
+
+def mean_over_samples(values: Numbers, errors: Numbers, looks: int = 1, *, is_proven: bool = True) -> Difference:
     """Return the mean of one value per sample with its interval.
 
     Parameters
@@ -62,14 +82,20 @@ def mean_over_samples(values: Numbers, errors: Numbers, looks: int = 1) -> Diffe
         One per sample, and their Monte Carlo errors; NaN where unknown.
     looks
         Number of places among which the difference was looked for; the interval widens with it (Bonferroni).
+    is_proven
+        Whether all values are proven.
     """
+    mean, stderr, n = mean_and_stderr(values, errors)
+    return Difference(float(mean), float(stderr), float(_half_widths(stderr, n, looks)), int(n), is_proven)
+
+
+def _half_widths(stderr: Numbers, n: Numbers, looks: int) -> Numbers:
+    """Return the half widths of the confidence intervals of means of n samples; infinite where unknown."""
     from scipy.special import stdtrit
 
-    mean, stderr, n = (float(each) for each in mean_and_stderr(values, errors))
     # A single sample has no spread: its error is the Monte Carlo error, and the claim is about this sample.
-    quantile = float(stdtrit(n - 1 if n > 1 else math.inf, 1 - _ERROR_RATE / (2 * max(1, looks))))
-    half = quantile * stderr if math.isfinite(stderr) else math.inf
-    return Difference(mean, stderr, half, int(n))
+    quantiles = stdtrit(np.where(n > 1, n - 1, math.inf), 1 - _ERROR_RATE / (2 * max(1, looks)))
+    return np.where(np.isfinite(stderr), quantiles * stderr, math.inf)
 
 
 def pairs(count: int) -> int:
@@ -79,7 +105,10 @@ def pairs(count: int) -> int:
 
 @dataclass(frozen=True)
 class Curve:
-    """Means of a metric by layer, sorted by depth; only layers that have a value and whose budgets are comparable.
+    """Means of a metric by layer, sorted by depth.
+
+    Only layers whose budgets are comparable and whose means can be relied on: fewer than half of the finished cells are
+    unproven or without a value.
 
     Attributes
     ----------
@@ -91,6 +120,8 @@ class Curve:
         Mean of each layer and its standard error.
     left_out
         Number of layers whose budget is relative to something else.
+    unreliable
+        Names of the layers whose means cannot be relied on, with the number of cells that say so.
     """
 
     found: RunValues
@@ -98,6 +129,7 @@ class Curve:
     value: Numbers
     stderr: Numbers
     left_out: int
+    unreliable: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -113,10 +145,14 @@ class Curve:
         return printable(self.rows[layer].name)
 
     def text(self, layer: int) -> str:
-        """Return a layer's mean with its error."""
-        return number_with_error(float(self.value[layer]), float(self.stderr[layer]))
+        """Return a layer's mean with its error, and a star if it includes unproven values."""
+        return number_with_error(float(self.value[layer]), float(self.stderr[layer])) + star(self.is_proven(layer))
 
-    def cells(self, layer: int) -> tuple[Numbers, Numbers]:
+    def is_proven(self, *layers: int) -> bool:
+        """Whether all values of some layers are proven."""
+        return not self.found.unproven[list(layers)].any()
+
+    def cells(self, layer: int | slice) -> tuple[Numbers, Numbers]:
         """Return the value of each sample in a layer and its Monte Carlo error; NaN where there is none."""
         done = self.found.values["done"][layer]
         values, errors = (np.where(done, self.found.values[key][layer], np.nan) for key in ("value", "stderr"))
@@ -124,8 +160,36 @@ class Curve:
 
     def difference(self, layer: int, other: int) -> Difference:
         """Return how much a layer exceeds another one, sample by sample."""
+        is_proven = self.is_proven(layer, other)
+        return mean_over_samples(*self._apart(layer, other), looks=pairs(len(self)), is_proven=is_proven)
+
+    def clearly_below(self, layer: int) -> npt.NDArray[np.bool_]:
+        """Tell which layers a layer exceeds beyond the errors."""
+        mean, stderr, n = mean_and_stderr(*self._apart(layer, slice(None)))
+        return mean > np.maximum(_half_widths(stderr, n, pairs(len(self))), _ROUNDING)
+
+    def _apart(self, layer: int, other: int | slice) -> tuple[Numbers, Numbers]:
         (one, e), (two, f) = self.cells(layer), self.cells(other)
-        return mean_over_samples(one - two, np.hypot(np.nan_to_num(e), np.nan_to_num(f)), looks=pairs(len(self)))
+        return one - two, np.hypot(np.nan_to_num(e), np.nan_to_num(f))
+
+    @cached_property
+    def order(self) -> list[int]:
+        """The layers from the highest mean to the lowest."""
+        found: list[int] = np.argsort(-self.value, kind="stable").tolist()
+        return found
+
+    @cached_property
+    def extremes(self) -> tuple[int, int] | None:
+        """The highest layer that exceeds another one beyond the errors, and the lowest of those; None without any."""
+        for top in self.order:
+            below = self.clearly_below(top)
+            if below.any():
+                return top, next(layer for layer in reversed(self.order) if below[layer])
+        return None
+
+
+#: Metrics that are no entropies of input units, and that sentences about layers are about.
+_OTHERS = ("concentration",)
 
 
 @dataclass(frozen=True)
@@ -147,15 +211,19 @@ class Facts:
         return {name: each for name, each in found.items() if each.layers}
 
     @cached_property
+    def told(self) -> Mapping[str, Curve]:
+        """Means by metric and layer of the metrics that sentences about layers are about, also if no layer is left."""
+        return {name: _curve(each) for name, each in self.whole.items() if is_per_unit(each.metric) or name in _OTHERS}
+
+    @cached_property
     def curves(self) -> Mapping[str, Curve]:
-        """Means by metric and layer."""
-        found = {name: _curve(each) for name, each in self.whole.items()}
-        return {name: curve for name, curve in found.items() if len(curve)}
+        """Those that have a layer."""
+        return {name: curve for name, curve in self.told.items() if len(curve)}
 
     @property
     def entropies(self) -> list[Curve]:
         """Curves of the metrics that are entropies of input units: SID, RU and the like."""
-        return [each for each in self.curves.values() if is_per_unit(each.found.metric)]
+        return [each for name, each in self.curves.items() if name not in _OTHERS]
 
     @property
     def discarding(self) -> Curve | None:
@@ -174,12 +242,23 @@ class Facts:
 
 
 def _curve(whole: RunValues) -> Curve:
-    found = max(split_apart(whole), key=lambda part: len(part.layers))
-    cells: dict[str, npt.NDArray[Any]] = found.values
-    mean, stderr, n = mean_and_stderr(np.where(cells["done"], cells["value"], np.nan), cells["stderr"])
-    there = n > 0
+    found = max(split_apart(whole), key=lambda part: (int(_reliable(part).sum()), len(part.layers)))
+    use = _reliable(found)
     kept = found
-    if not there.all():
-        rows = tuple(row for row, use in zip(found.layers, there, strict=True) if use)
-        kept = replace(found, layers=rows, values={name: data[there] for name, data in cells.items()})
-    return Curve(kept, kept.layers, mean[there], stderr[there], len(whole.layers) - len(found.layers))
+    if not use.all():
+        rows = tuple(row for row, there in zip(found.layers, use, strict=True) if there)
+        kept = replace(found, layers=rows, values={name: data[use] for name, data in found.values.items()})
+    cells: dict[str, npt.NDArray[Any]] = kept.values
+    mean, stderr, _ = mean_and_stderr(np.where(cells["done"], cells["value"], np.nan), cells["stderr"])
+    unreliable = tuple(
+        f"{printable(row.name)} ({int(failed.sum())} of {int(done.sum())})"
+        for row, failed, done, there in zip(found.layers, found.failed, found.values["done"], use, strict=True)
+        if not there
+    )
+    return Curve(kept, kept.layers, mean, stderr, len(whole.layers) - len(found.layers), unreliable)
+
+
+def _reliable(found: RunValues) -> npt.NDArray[np.bool_]:
+    """Tell which layers' means can be relied on, see docs/unproven.md."""
+    reliable: npt.NDArray[np.bool_] = 2 * found.failed.sum(axis=1) < found.values["done"].sum(axis=1)
+    return reliable

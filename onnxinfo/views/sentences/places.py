@@ -13,7 +13,7 @@ from ...text import printable
 from ..run_view import RunView
 from ..style import evenly
 from ..wording import number_with_error
-from .facts import Difference, Facts, mean_over_samples, pairs
+from .facts import Curve, Difference, Facts, mean_over_samples, pairs, star
 
 #: Share of each side that is the edge of an image, and share that is left beside its center.
 _EDGE, _BESIDE_CENTER = 1 / 8, 1 / 4
@@ -34,7 +34,7 @@ def image_edges(facts: Facts) -> Iterator[str]:
         numbers = math.prod(view.sample_shape) * min(view.shape[1], _MOST_SAMPLES)
         count = max(1, min(_MOST_LAYERS, _MOST_NUMBERS // max(1, numbers)))
         chosen = [len(curve) - 1 - at for at in evenly(len(curve), count)][::-1]
-        found = [(layer, _edge_difference(view, facts.position(curve.rows[layer]), len(chosen))) for layer in chosen]
+        found = [(layer, _edge_difference(view, facts, curve, layer, len(chosen))) for layer in chosen]
         yield from _edge_sentence(found, curve.name)
 
 
@@ -49,25 +49,28 @@ def _edge_sentence(found: list[tuple[int, Difference]], name: Callable[[int], st
         since = layer
     alike = f", as in all examined layers from {name(since)} on" if since != last else ""
     where = "The edges of the image are discarded first" if difference.mean > 0 else "The edges of the image are kept"
-    size = number_with_error(abs(difference.mean), difference.stderr)
     side = "above" if difference.mean > 0 else "below"
-    yield f"{where}: in {name(last)}, SID of the outer eighth is {size} nats {side} that of the center{alike}."
+    size = f"{abs(difference)} nats {side} that of the center"
+    yield f"{where}: in {name(last)}, SID of the outer eighth is {size}{alike}."
 
 
 def _sides(view: RunView) -> tuple[int, int]:
     return view.sample_shape[view.axes.index("y")], view.sample_shape[view.axes.index("x")]
 
 
-def _edge_difference(view: RunView, layer: int, looks: int) -> Difference:
+def _edge_difference(view: RunView, facts: Facts, curve: Curve, layer: int, looks: int) -> Difference:
     """Return how much more of the edges than of the center a layer discards."""
     samples = evenly(view.shape[1], _MOST_SAMPLES)
     maps = np.moveaxis(
-        view.maps("sid", layer, samples).astype(np.float64), [1 + view.axes.index(axis) for axis in "yx"], [-2, -1]
+        view.maps("sid", facts.position(curve.rows[layer]), samples).astype(np.float64),
+        [1 + view.axes.index(axis) for axis in "yx"],
+        [-2, -1],
     )
     flat = maps.reshape(len(samples), -1, *_sides(view)).mean(axis=1)
     edge, center = regions(*_sides(view))
     values = flat[:, edge].mean(axis=1) - flat[:, center].mean(axis=1)
-    return mean_over_samples(values, np.full(len(values), np.nan), looks)
+    is_proven = not curve.found.unproven[layer, samples].any()
+    return mean_over_samples(values, np.full(len(values), np.nan), looks, is_proven=is_proven)
 
 
 def regions(height: int, width: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -102,7 +105,8 @@ def columns(facts: Facts) -> Iterator[str]:
 
     def shown(unit: int) -> str:
         name = printable(names[unit]) if names else f"column {unit}"
-        return f"{name} ({number_with_error(float(means.value[unit]), float(means.stderr[unit]))} nats)"
+        number = number_with_error(float(means.value[unit]), float(means.stderr[unit]))
+        return f"{name} ({number}{star(means.proven == means.samples)} nats)"
 
     yield f"Of {count} columns, {curve.name(last)} keeps {shown(kept)} in most detail and {shown(lost)} in least."
 
@@ -113,8 +117,8 @@ def objects(facts: Facts) -> Iterator[str]:
     if curve is None:
         return
     last = len(curve) - 1
-    found = mean_over_samples(*curve.cells(last))
-    value = f"concentration {number_with_error(found.mean, found.stderr)} nats"
+    found = mean_over_samples(*curve.cells(last), is_proven=curve.is_proven(last))
+    value = f"concentration {found} nats"
     if not found.is_certain:
         yield f"{curve.name(last)} discards object and background alike: {value}, zero within its error."
     elif found.mean > 0:

@@ -10,7 +10,7 @@ import numpy as np
 from ...archive.means import mean_and_stderr
 from ...text import printable
 from ..wording import number_with_error
-from .facts import Facts, Numbers
+from .facts import Facts, Numbers, star
 
 #: Least number of samples among which extremes are named, and of each kind that means are compared of.
 _LEAST_SAMPLES, _LEAST_OF_KIND = 4, 3
@@ -43,7 +43,8 @@ def misclassified(facts: Facts) -> Iterator[str]:
     from scipy.special import stdtrit
 
     right = correct[facts.view.sample_positions]
-    values, errors = curve.cells(len(curve) - 1)
+    last = len(curve) - 1
+    values, errors = curve.cells(last)
     groups = [np.isfinite(values) & (right == kind) for kind in (0, 1)]
     if min(int(group.sum()) for group in groups) < _LEAST_OF_KIND:
         return
@@ -56,18 +57,20 @@ def misclassified(facts: Facts) -> Iterator[str]:
     apart, stderr = wrong[0] - good[0], math.sqrt(sum(squares))
     if abs(apart) > float(stdtrit(freedom, (1 + _CONFIDENCE) / 2)) * stderr:
         yield (
-            f"{curve.name(len(curve) - 1)} discards {'more' if apart > 0 else 'less'} of misclassified samples, by "
-            f"{number_with_error(abs(apart), stderr)} nats: {int(wrong[2])} against {int(good[2])} samples."
+            f"{curve.name(last)} discards {'more' if apart > 0 else 'less'} of misclassified samples, by "
+            f"{number_with_error(abs(apart), stderr)}{star(curve.is_proven(last))} nats: {int(wrong[2])} against "
+            f"{int(good[2])} samples."
         )
 
 
 def extremes(facts: Facts) -> Iterator[str]:
-    """Name the samples of which the deepest layer discards least and most."""
+    """Name the samples of which the deepest layer discards least and most, among those whose values are proven."""
     curve = facts.discarding
     if curve is None:
         return
-    values, errors = curve.cells(len(curve) - 1)
-    there = np.nonzero(np.isfinite(values))[0]
+    last = len(curve) - 1
+    values, errors = curve.cells(last)
+    there = np.nonzero(np.isfinite(values) & ~curve.found.failed[last])[0]
     if len(there) < _LEAST_SAMPLES:
         return
     least, most = int(there[np.argmin(values[there])]), int(there[np.argmax(values[there])])
@@ -79,8 +82,9 @@ def extremes(facts: Facts) -> Iterator[str]:
         name = printable(facts.view.sample_names[sample])
         return f"{name} ({number_with_error(float(values[sample]), float(errors[sample]))} nats)"
 
-    last = curve.name(len(curve) - 1)
-    yield f"Of {len(there)} samples, {last} discards least of {shown(least)} and most of {shown(most)}."
+    count, whole = len(there), int(curve.found.values["done"][last].sum())
+    among = f"Of {count} samples" if count == whole else f"Of the {count} of {whole} samples whose values are proven"
+    yield f"{among}, {curve.name(last)} discards least of {shown(least)} and most of {shown(most)}."
 
 
 def agreement(facts: Facts) -> Iterator[str]:
@@ -95,9 +99,10 @@ def agreement(facts: Facts) -> Iterator[str]:
                 np.argsort(np.argsort([each.value[each.rows.index(row)] for row in shared])) for each in (one, two)
             ]
             rho, p = _rank_correlation(ranks[0].astype(float), ranks[1].astype(float))
+            is_proven = all(each.is_proven(*map(each.rows.index, shared)) for each in (one, two))
             if p < 1 - _CONFIDENCE:
                 how = f"order the {len(shared)} layers {'alike' if rho > 0 else 'the other way round'}"
-                yield f"{one.label} and {two.label} {how}: rank correlation {rho:+.2f} (p = {p:.2g})."
+                yield f"{one.label} and {two.label} {how}: rank correlation {rho:+.2f}{star(is_proven)} (p = {p:.2g})."
 
 
 def _rank_correlation(one: Numbers, two: Numbers) -> tuple[float, float]:
