@@ -57,3 +57,9 @@ class RunValues:
         """Cells that are finished, and unproven or without a value, (layer, sample)."""
         failed: npt.NDArray[np.bool_] = self.values["done"] & ~(self.present & self.values["converged"])
         return failed
+
+    @property
+    def reliable(self) -> npt.NDArray[np.bool_]:
+        """Layers of whose cells fewer than half are unproven or without a value, (layer,); see docs/unproven.md."""
+        reliable: npt.NDArray[np.bool_] = 2 * self.failed.sum(axis=1) < self.values["done"].sum(axis=1)
+        return reliable

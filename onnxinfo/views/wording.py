@@ -44,6 +44,11 @@ def number_with_error(value: float, stderr: float) -> str:
     return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
 
 
+def point_text(number: str, layer: str, is_proven: bool) -> str:
+    """Return a point of a curve for its alternative text, such as ``-2.66 at logits (some samples unproven)``."""
+    return f"{number} at {layer}{'' if is_proven else ' (some samples unproven)'}"
+
+
 def rounded_up(bound: float) -> str:
     """Round a bound up to two digits."""
     if bound <= 0:

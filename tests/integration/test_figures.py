@@ -1,5 +1,6 @@
 """Figures in Python: returned, drawn into axes of the caller's, of any size, and of any run and metric."""
 
+import re
 from dataclasses import replace
 from itertools import combinations, pairwise
 
@@ -345,6 +346,34 @@ def test_an_overview_marks_what_is_unproven(tmp_path, monkeypatch):
     figure = overview(tmp_path)
     assert "hollow, ?: not proven (24 of 24 cells unproven)" in words(figure)
     assert words(figure).split().count("?") == 3 * fakes.LAYERS
+    assert "chosen by" not in words(figure)
+    assert len(re.findall(r"SID \S+\d\?", words(figure))) == 3
+    assert figure.alt.count(" (some samples unproven)") == 2
+    assert onnxinfo.plot(tmp_path / "a.h5", "curve").alt.count(" (some samples unproven)") == 4
+
+
+@pytest.mark.parametrize(("unproven", "unused"), [((2,), (2,)), ((0, 2, 4), range(fakes.SAMPLES))])
+def test_an_overview_chooses_samples_by_their_proven_values(unproven, unused, tmp_path, monkeypatch):
+    """Those of layers that are mostly unproven are not used at all."""
+    cell = fakes.cell
+
+    def of_layer_1(metric, layer, sample, *rest):
+        map_, values = cell(metric, layer, sample, *rest)
+        proof = {"converged": False, "mark": 2} if layer == 1 and sample in unproven else {}
+        return map_, values | proof | ({"value": 9.0 + sample} if layer == 1 and sample in unused else {})
+
+    monkeypatch.setattr(fakes, "cell", of_layer_1)
+    figure = overview(tmp_path)
+    with onnxinfo.open(tmp_path / "a.h5") as archive:
+        values = archive["net"].values("sid")["value"]
+    values[1, list(unused)] = np.nan
+    values[2, 1] = np.nan  # unproven in all archives of archive_fakes
+    means = np.nanmean(values[[0, 2, 3]], axis=1) if np.isnan(values[1]).all() else np.nanmean(values, axis=1)
+    scores = np.nanmean(values[np.isfinite(values).any(axis=1)] - means[:, None], axis=0)
+    captions = [axes.get_ylabel().split("\n") for axes in figure.axes if axes.images and axes.get_ylabel()]
+    order = np.argsort(scores)
+    assert [each[1] for each in captions] == [f"sample {order[at]}.png" for at in (-1, 3, 0)]
+    assert "samples are chosen by their proven values" in words(figure)
 
 
 @pytest.mark.slow

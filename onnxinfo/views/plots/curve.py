@@ -21,7 +21,7 @@ from ..reading_runs import check_values, metric_label, read_runs
 from ..run_values import RunValues
 from ..selection import Selection
 from ..style import FigureStyle, number_text, short_names, wrapped
-from ..wording import unproven_text
+from ..wording import point_text, unproven_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +133,7 @@ def _said(curve: Curve) -> str:
     names = short_names(curve.layers, 40)
     first, last = known[0], known[-1]
     top, bottom = (known[find(curve.middle[known])] for find in (np.argmax, np.argmin))
-    points = [f"{number_text(curve.middle[i])} at {names[i]}" for i in (first, last, bottom, top)]
+    points = [point_text(number_text(curve.middle[i]), names[i], curve.whole[i]) for i in (first, last, bottom, top)]
     return f"{title} from {points[0]} to {points[1]}; least {points[2]}, most {points[3]}."
 
 

@@ -27,7 +27,7 @@ from ..run_values import RunValues
 from ..run_view import RunView
 from ..selection import Selection
 from ..style import COLORS, FigureStyle, evenly, number_text, short_names, wrapped
-from ..wording import unproven_text
+from ..wording import point_text, unproven_text
 from .curve import curves_of
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ class _Sample:
 def draw_overview(canvas: Canvas, selection: Selection, style: FigureStyle, *, x: Place = "index") -> None:
     """Draw a metric by layer with its floor and its spread over samples, and maps of three samples below.
 
-    The samples are the one with the most, the median and the least of the metric, averaged over the layers; the maps
-    are those of four layers, on color scales of their own. Without maps only the curve is drawn.
+    The samples are the one with the most, the median and the least of the metric, averaged over the layers in which
+    they are proven, except layers that are mostly unproven; the maps are those of four layers, on color scales of their
+    own. Without maps only the curve is drawn.
     """
     check_place(x)
     (metric,) = selection.metrics
@@ -111,11 +112,14 @@ def _notes(canvas: Canvas, found: RunValues, has_maps: bool) -> None:
         canvas.note(f"no maps: {name} has no values of single input units")
     if remark := unproven_text([found.values]):
         canvas.note(f"hollow, ?: not proven ({remark})")
-    means = layer_summary(found.values)["value"]
-    known = np.flatnonzero(np.isfinite(means))
-    ends = (
-        [f"{number_text(means[i])} at {printable(found.layers[i].name)}" for i in known[[0, -1]]] if len(known) else []
-    )
+        if not found.unproven[_ranked(found)].any():
+            canvas.note("samples are chosen by their proven values")
+    layers = layer_summary(found.values)
+    means, known = layers["value"], np.flatnonzero(np.isfinite(layers["value"]))
+    ends = [
+        point_text(number_text(means[i]), printable(found.layers[i].name), layers["converged"][i])
+        for i in (known[[0, -1]] if len(known) else [])
+    ]
     canvas.alt = (
         f"{canvas.title}. Mean {metric_label(found.metric)}, over the layers from the input to the output"
         + (f": from {ends[0]} to {ends[1]}." if ends else ".")
@@ -125,15 +129,24 @@ def _notes(canvas: Canvas, found: RunValues, has_maps: bool) -> None:
 
 def _chosen(found: RunValues) -> list[_Sample]:
     """Return the samples with the most, the median and the least of the metric; fewer if there are fewer."""
-    values = np.where(found.present, found.values["value"], np.nan)
+    values = np.where(_ranked(found), found.values["value"], np.nan)
     # Relative to the layer's mean, so that a sample whose deep layers are not finished is not a low one.
-    scores = mean_of_known(values - layer_summary(found.values)["value"][:, None], (0,))
+    scores = mean_of_known(values - mean_of_known(values, (1,))[:, None], (0,))
     order = [int(i) for i in np.argsort(scores, kind="stable") if np.isfinite(scores[i])]
     most, least = ("most discarded", "least discarded") if found.metric.name in _DISCARDING else ("highest", "lowest")
     if len(order) < 2:
         return [_Sample("the only sample", at) for at in order]
     typical = [_Sample("typical", order[len(order) // 2])] if len(order) > 2 else []
     return [_Sample(most, order[-1], 0), *typical, _Sample(least, order[0], 2)]
+
+
+def _ranked(found: RunValues) -> npt.NDArray[np.bool_]:
+    """Return the cells by which samples are chosen: all that have a value, or the proven ones of reliable layers.
+
+    The latter are taken if at least two samples have any.
+    """
+    proven = found.present & ~found.unproven & found.reliable[:, None]
+    return proven if proven.any(axis=0).sum() > 1 else found.present
 
 
 def _band(panel: RunView, found: RunValues, samples: list[_Sample], at: tuple[list[int], list[int]]) -> Band | None:
@@ -150,7 +163,8 @@ def _band(panel: RunView, found: RunValues, samples: list[_Sample], at: tuple[li
             for place, layer in zip(places, layers, strict=True)
         ]
         mean = float(np.nanmean(np.where(found.present, found.values["value"], np.nan)[:, sample.position]))
-        value = f"{found.metric.name.upper()[:12]} {number_text(mean)}"
+        mark = "?" if found.unproven[:, sample.position].any() else ""
+        value = f"{found.metric.name.upper()[:12]} {number_text(mean)}{mark}"
         caption = [sample.role, *captions[sample.position], value]
         picture = None if pictures is None else pictures[sample.position]
         proven = [bool(found.values["converged"][place, sample.position]) for place in places]

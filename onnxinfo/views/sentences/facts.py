@@ -242,8 +242,8 @@ class Facts:
 
 
 def _curve(whole: RunValues) -> Curve:
-    found = max(split_apart(whole), key=lambda part: (int(_reliable(part).sum()), len(part.layers)))
-    use = _reliable(found)
+    found = max(split_apart(whole), key=lambda part: (int(part.reliable.sum()), len(part.layers)))
+    use = found.reliable
     kept = found
     if not use.all():
         rows = tuple(row for row, there in zip(found.layers, use, strict=True) if there)
@@ -256,9 +256,3 @@ def _curve(whole: RunValues) -> Curve:
         if not there
     )
     return Curve(kept, kept.layers, mean, stderr, len(whole.layers) - len(found.layers), unreliable)
-
-
-def _reliable(found: RunValues) -> npt.NDArray[np.bool_]:
-    """Tell which layers' means can be relied on, see docs/unproven.md."""
-    reliable: npt.NDArray[np.bool_] = 2 * found.failed.sum(axis=1) < found.values["done"].sum(axis=1)
-    return reliable
