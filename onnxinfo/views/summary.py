@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 
 from ..archive.reading import Run
 from ..archive.summary import Summary
@@ -39,11 +38,12 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def summary(path: Paths, run: Names | None = None) -> Summary:
+def summary(path: Paths, run: Names | None = None, *, layers: Names = (), exclude: Names = ()) -> Summary:
     """Say in sentences what the numbers of a run show.
 
     Each sentence follows from the numbers by a fixed rule and states them. Differences are claimed only beyond their
-    95 % confidence interval over the samples, widened for the number of layers among which they were found.
+    95 % confidence interval over the samples, widened for the number of layers among which they were found. Layers in
+    which at least half of the cells are unproven or without a value are left out of comparisons, and named.
 
     Parameters
     ----------
@@ -51,6 +51,8 @@ def summary(path: Paths, run: Names | None = None) -> Summary:
         An archive, a result or a run.
     run
         Name of the run; necessary if the archive has several.
+    layers, exclude
+        Patterns of :func:`onnxinfo.select_layers`; by default all layers of the run.
 
     Returns
     -------
@@ -60,7 +62,7 @@ def summary(path: Paths, run: Names | None = None) -> Summary:
     Raises
     ------
     UsageError
-        There is no such run, or several.
+        There is no such run or layer, or there are several runs.
     ArchiveError
         The archive cannot be read.
 
@@ -71,9 +73,7 @@ def summary(path: Paths, run: Names | None = None) -> Summary:
     ...
     All 4 cells of sid are proven; means of layers are at most ... nats too low.
     """
-    selection = (
-        Selection.of(path) if run is None else replace(Selection.of(path), runs=Selection.of(path, run=run).runs)
-    )
+    selection = Selection.of(path, run=() if run is None else run, layers=layers, exclude=exclude)
     with selection.only_view("a summary is of one run") as view:
         return summarize(view)
 

@@ -411,6 +411,20 @@ def test_the_public_function_and_the_command(path):
     assert output.read_text() == result.stdout
 
 
+def test_layers_are_chosen(path):
+    write(path, [-3, -2.9, -2.8, -2.7], marks={3: ["saturated_output"] * 6})
+    found = onnxinfo.summary(path, exclude=NAMES[3]).sentences
+    assert found[0] == "Run first: sid of 3 layers on 6 samples."
+    assert NAMES[3] not in " ".join(found)
+    result = CliRunner().invoke(cli, ["summary", str(path), "--exclude", NAMES[3]])
+    assert result.stdout.splitlines()[2:] == found
+    chosen = CliRunner().invoke(cli, ["summary", str(path), "--layers", NAMES[0], "--layers", NAMES[1]])
+    assert "sid of 2 layers" in chosen.stdout
+    assert onnxinfo.summary(path, layers=[0]).sentences[0] == "Run first: sid of 1 layer on 6 samples."
+    with pytest.raises(onnxinfo.UsageError, match="nothing"):
+        onnxinfo.summary(path, exclude="nothing")
+
+
 def test_several_runs_need_a_name(path):
     write(path, [-3, -2.9, -2.8, -2.7])
     described = schema(metrics=(PROVEN_SID,))
