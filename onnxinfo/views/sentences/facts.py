@@ -25,6 +25,8 @@ Numbers = npt.NDArray[np.float64]
 STAR = "*"
 #: Probability that a claimed difference is none, over all layers among which it was looked for.
 _ERROR_RATE = 0.05
+#: Number of highest layers that are compared with all others, each of which takes a pass over the numbers.
+_MOST_TOPS = 100
 #: Differences up to this are rounding.
 _ROUNDING = 1e-9
 
@@ -180,8 +182,11 @@ class Curve:
 
     @cached_property
     def extremes(self) -> tuple[int, int] | None:
-        """The highest layer that exceeds another one beyond the errors, and the lowest of those; None without any."""
-        for top in self.order:
+        """The highest layer that exceeds another one beyond the errors, and the lowest of those; None without any.
+
+        Only the highest 100 layers are tried, so that a run of thousands of layers that do not differ takes seconds.
+        """
+        for top in self.order[:_MOST_TOPS]:
             below = self.clearly_below(top)
             if below.any():
                 return top, next(layer for layer in reversed(self.order) if below[layer])
