@@ -272,6 +272,16 @@ def test_the_grid_has_unproven_samples_first(browser):
     set_value(browser, "order", "unproven")
 
 
+def test_the_value_of_a_sample_is_marked_where_it_is_unproven(browser):
+    """Sample 1 is unproven in layer 2."""
+    before = browser.find_element("id", "layer").get_attribute("value")
+    for layer, marked in ((2, [1]), (0, [])):
+        browser.execute_script("choose({ layer: arguments[0] })", layer)
+        cards = zip(listed(browser), find(browser, "#samples [role=option]"), strict=True)
+        assert [sample for sample, card in cards if "○ unproven" in card.text] == marked
+    browser.execute_script("choose({ layer: arguments[0] })", int(before))
+
+
 def test_samples_are_searched_and_filtered(browser):
     search = browser.find_element("id", "search")
     search.send_keys("CLASS 8")

@@ -48,7 +48,7 @@ const samples = (() => {
       const text = [run.labels && run.labels[sample], run.predictions && run.predictions[sample]].filter(Boolean).join(" → ");
       line.append(make("div", { class: right === false ? "bad" : "soft" }, right === null || right === undefined ? text : `${right ? "✓" : "✗"} ${text}`));
     }
-    line.append(make("div", { class: "soft" }, `${metricName()} ${shown(value, 3)}`));
+    line.append(make("div", { class: "soft" }, `${metricName()} ${shown(value, 3)}${isUnproven(chosen.layer, sample) ? " ○ unproven" : ""}`));
     if (count) line.append(make("div", { class: "bad" }, `○ ${count} ${count === 1 ? "layer" : "layers"} unproven`));
     line.addEventListener("click", () => choose({ sample }));
     return line;
