@@ -580,6 +580,21 @@ def test_unusual_runs_have_a_sensible_page(browser, page, odd_page, request):
         assert f"{fakes.LAYERS} warnings" in find(browser, ".headline")[0].text
 
 
+def test_a_mostly_unproven_layer_is_not_the_first_to_look_at(browser, page, tmp_path, monkeypatch):
+    cell = fakes.cell
+
+    def unproven(metric, layer, sample, shape):
+        map_, values = cell(metric, layer, sample, shape)
+        changes = {2: {"value": -1.0}, 3: {"value": 1.0, "converged": sample > 2}}
+        return map_, values | changes.get(layer, {})
+
+    monkeypatch.setattr(fakes, "cell", unproven)
+    path = fakes.make(tmp_path / "a.h5", "run", fakes.schema(metrics=(fakes.PROVEN_SID,)))
+    onnxinfo.report(path, tmp_path / "a.html")
+    with visit(browser, tmp_path / "a.html", page):
+        assert browser.find_element("id", "layer").get_attribute("value") == "2"
+
+
 def test_the_page_of_a_model_of_text(browser, page, tmp_path, monkeypatch):
     """Maps are rows of positions; padding has no value, and the page says how that looks."""
     map_of = fakes.cell

@@ -41,8 +41,9 @@
 
   const first = runs[0].metrics.find((metric) => metric.name === "sid") || runs[0].metrics[0];
   const means = first ? first.mean : [];
-  // The layer that discards most is the first to look at.
-  const most = means.reduce((best, value, i) => (value !== null && (best < 0 || value > means[best]) ? i : best), -1);
+  const isReliable = (i) => 2 * first.n_converged[i] > first.n[i];
+  // The layer that discards most is the first to look at, unless at least half of its cells are unproven.
+  const most = means.reduce((best, value, i) => (value !== null && isReliable(i) && (best < 0 || value > means[best]) ? i : best), -1);
   Object.assign(chosen, { metric: first ? first.name : "", layer: most < 0 ? Math.max(0, runs[0].layers.length - 1) : most });
   sync();
   [curve, graph, samples, columns, numbers].forEach((view) => view.start());
