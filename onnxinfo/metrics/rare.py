@@ -40,7 +40,8 @@ def unseen_deviation(problem: Problem, scales: Tensor, control: Control, draws: 
     rare = torch.special.ndtr(2 * torch.special.ndtri(happens))
     # Of events that are seen, the number is known to within its root.
     known_to = (draws * rare).clamp(min=1).rsqrt()
-    return excess.mean(0) / problem.target * rare / happens / 4 * known_to
+    added: Tensor = excess.mean(0) / problem.target * rare / happens / 4 * known_to
+    return added
 
 
 def _median_ratio(deviations: Tensor, energies: Tensor) -> Tensor:
