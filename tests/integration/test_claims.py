@@ -395,7 +395,7 @@ def test_the_page_says_which_verdicts_are_weak():
         name = f"{file.family.name} {file.study}"
         for claim in file.claims:
             change, _, _ = claims.judged(file.read("sample"), claim, file.rising)
-            assert change.seeds == 3
+            assert change.seeds == (5 if name == "resnet distillation" else 3)
             if claims.verdict_text(file.read("sample"), claim, file.rising).endswith("weakly"):
                 weak.add(name)
             ratios.setdefault(name, []).append(abs(change.mean) / change.stderr)
