@@ -139,8 +139,6 @@ def _claim_verdict(verdict: str, files: Sequence[str], output: str, force: bool)
     from onnxinfo import UsageError, kinds
     from onnxinfo.outputs import claim
 
-    if verdict == "-":
-        raise UsageError("verdict='-': the verdict is a file; name one, such as verdict.json")
     if output != "-" and os.path.realpath(output) == os.path.realpath(verdict):
         raise UsageError(f"verdict={verdict!r} is the output too; name two files")
     return claim(verdict, kinds.JSON, inputs=files, force=force)

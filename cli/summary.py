@@ -31,7 +31,7 @@ def summary(
     \b
     Examples:
       onnxinfo summary result.h5
-      onnxinfo summary result.h5 --exclude probabilities
+      onnxinfo summary result.h5 --exclude relu_1
     """
     from onnxinfo import summary as summarize
 

@@ -192,7 +192,7 @@ def test_dataframes():
     assert np.array_equal(values(samples), X)
     assert samples.units == ("a", "b", "c")
     assert np.array_equal(values(opened(frame[["c", "a"]], (2,))), X[:, [2, 0]])
-    with pytest.raises(onnxinfo.InputError, match="the DataFrame has 2 columns 'a'; expected one of a, a"):
+    with pytest.raises(onnxinfo.InputError, match="the DataFrame has 2 columns named 'a'; give each a name of its own"):
         opened(pandas.DataFrame(X[:, :2], columns=["a", "a"]), (2,))
 
 
