@@ -109,7 +109,6 @@ MUTANTS = (
     # Events that the noise hardly reaches.
     Mutant("metrics/rare.py", "rare / happens / 4 * known_to", "0 * known_to", ("rare_kinks",)),
     Mutant("metrics/rare.py", "known_to = (draws * rare).clamp(min=1).rsqrt()", "known_to = 0.1", ("rare_kinks",)),
-    Mutant(CLOSED, "widened(problem, scales, 2.0), noises", "problem.sigma(scales), LINEAR_NOISES", ("rare_kinks",)),
     Mutant(CERTIFICATE, "stderr = torch.maximum(stderr, unseen)", "pass", ("rare_kinks",)),
     Mutant(CERTIFICATE, "relative = self.ratio_stderr / self.ratio.clamp", "relative = self.ratio_stderr # ", CELLS),
     Mutant(SID, "changes(at_cap, 1).any(2)[0]", "changes(at_cap, 1).square().any(2)[0]", ("known_answers",)),
