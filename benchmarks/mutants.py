@@ -123,7 +123,7 @@ MUTANTS = (
     Mutant("analysis/proof.py", "coarse & ~certificate.saturated", "coarse", CELLS),
     Mutant("analysis/linearization_store.py", "_probes[where].max()", "_probes[where].min()", ("starts",)),
     Mutant("metrics/contrast.py", " * (NOISES // 2)", "", ("contrast", "foreground")),
-    Mutant("metrics/contrast.py", "CALIBRATION = 1.2", "CALIBRATION = 0.8", ("foreground",)),
+    Mutant("metrics/contrast.py", "CALIBRATION = 1.2", "CALIBRATION = 0.8", ("contrast",)),
     Mutant("metrics/contrast.py", "tie.expand(tie.sum(weights) / tie.size)", "weights", ("contrast",)),
     Mutant("archive/means.py", "np.maximum(n - 1, 1)", "np.maximum(n, 1)", ("means",)),
     Mutant("archive/means.py", 'np.where(done, cells["value"]', 'np.where(converged, cells["value"]', ("means",)),
