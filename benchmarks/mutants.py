@@ -109,6 +109,7 @@ MUTANTS = (
     # Events that the noise hardly reaches.
     Mutant("metrics/rare.py", "rare / happens / 4 * known_to", "0 * known_to", ("rare_kinks",)),
     Mutant("metrics/rare.py", "known_to = (draws * rare).clamp(min=1).rsqrt()", "known_to = 0.1", ("rare_kinks",)),
+    Mutant(CLOSED, "widened(problem, scales, 2.0), draws", "problem.sigma(scales), LINEAR_NOISES", ("linearity",)),
     Mutant(CERTIFICATE, "stderr = torch.maximum(stderr, unseen)", "pass", ("rare_kinks",)),
     Mutant(CERTIFICATE, "relative = self.ratio_stderr / self.ratio.clamp", "relative = self.ratio_stderr # ", CELLS),
     Mutant(SID, "changes(at_cap, 1).any(2)[0]", "changes(at_cap, 1).square().any(2)[0]", ("known_answers",)),
@@ -122,7 +123,7 @@ MUTANTS = (
     Mutant("analysis/proof.py", '("ratio", ~certificate.met),', "", CELLS),
     Mutant("analysis/proof.py", "coarse & ~certificate.saturated", "coarse", CELLS),
     Mutant("analysis/linearization_store.py", "_probes[where].max()", "_probes[where].min()", ("starts",)),
-    Mutant("metrics/contrast.py", " * (NOISES // 2)", "", ("contrast", "foreground")),
+    Mutant("metrics/contrast.py", " * (DRAWS // 2)", "", ("contrast", "foreground")),
     Mutant("metrics/contrast.py", "CALIBRATION = 1.2", "CALIBRATION = 0.8", ("contrast",)),
     Mutant("metrics/contrast.py", "tie.expand(tie.sum(weights) / tie.size)", "weights", ("contrast",)),
     Mutant("archive/means.py", "np.maximum(n - 1, 1)", "np.maximum(n, 1)", ("means",)),

@@ -24,8 +24,8 @@ def is_linear(problem: Problem, scales: Tensor) -> bool:
     """Whether the closed form is the solution: exact norms, and at each sample a feature linear in twice the noise."""
     if bool(problem.start.normalizer_stderr.any()):
         return False
-    noises = MORE_LINEAR_NOISES if problem.feature.center.shape[1] <= FEW_ENTRIES else LINEAR_NOISES
-    return bool(problem.feature.is_linear(widened(problem, scales, 2.0), noises).all())
+    draws = MORE_LINEAR_NOISES if problem.feature.center.shape[1] <= FEW_ENTRIES else LINEAR_NOISES
+    return bool(problem.feature.is_linear(widened(problem, scales, 2.0), draws).all())
 
 
 def closed_form(problem: Problem, scales: Tensor) -> Found | None:

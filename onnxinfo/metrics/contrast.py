@@ -10,7 +10,7 @@ from .noise import Tie
 from .probe import LayerProbe
 
 #: Batches of fresh noise, and noise samples of each; each batch gives two independent estimates of the gradient.
-BATCHES, NOISES = 4, 4
+BATCHES, DRAWS = 4, 4
 #: Factor on the error, since not all products of a search inform its final scales: the spread over seeds is 0.4 to 1.6
 #: times the error without it, in nine layers of three convolutional networks and regions of four sizes.
 CALIBRATION = 1.2
@@ -40,12 +40,12 @@ def sum_stderr(feature: LayerProbe, sigma: Tensor, free: Tensor, tie: Tie, weigh
     parts: list[Tensor] = []
     deviations: list[Tensor] = []
     for _ in range(BATCHES):
-        halves, deviation = feature.gradients(sigma, NOISES)
+        halves, deviation = feature.gradients(sigma, DRAWS)
         parts += [halves.first, halves.second]
         deviations.append(deviation)
     measured = Measured(torch.stack(parts), torch.cat(deviations))
     # Units that share a scale share its error.
     shared = tie.expand(tie.sum(weights) / tie.size) * free
     off = torch.einsum("psn,sn->ps", measured.relative(free, free), shared) / 2
-    of_one_product = off.var(0) * (NOISES // 2)
+    of_one_product = off.var(0) * (DRAWS // 2)
     return CALIBRATION * (of_one_product / products.clamp(min=1).to(of_one_product)).sqrt()
