@@ -25,7 +25,7 @@ def is_linear(problem: Problem, scales: Tensor) -> bool:
     if bool(problem.start.normalizer_stderr.any()):
         return False
     draws = MORE_LINEAR_NOISES if problem.feature.center.shape[1] <= FEW_ENTRIES else LINEAR_NOISES
-    return bool(problem.feature.is_linear(widened(problem, scales, 2.0), draws).all())
+    return problem.feature.is_linear(widened(problem, scales, 2.0), draws)
 
 
 def closed_form(problem: Problem, scales: Tensor) -> Found | None:

@@ -16,9 +16,9 @@ from .problem import FEW_OUTPUTS, Problem
 FAR, FAR_NOISES, ATTEMPTS = 2.0, 4, 16
 #: Range of the exponents of the deviation's growth that these corrections believe.
 LEAST_EXPONENT, MOST_EXPONENT = 1.0, 8.0
-#: Excess, beyond twice its standard error, above which the constraint is corrected before the final measurement, and
-#: above which it is corrected and measured once more afterwards.
-KNOWN_OFF, STILL_OFF = 0.01, 0.03
+#: Excess, beyond twice its standard error, above which the constraint is corrected and measured once more. What is left
+#: is corrected analytically, so that measurements are not discarded for it.
+OFF = 0.03
 #: Relative standard error of the deviation at which a search knows the constraint well enough.
 SCALE_STDERR = 0.025
 
@@ -65,7 +65,7 @@ def excess(problem: Problem, scales: Tensor, deviations: Tensor) -> Tensor:
 
 def met(problem: Problem, scales: Tensor, found: Measured, free: Tensor) -> tuple[Tensor, Tensor]:
     """Scales that meet the constraint within its known error, and the measurements of their deviations."""
-    if not bool((excess(problem, scales, found.deviations) > KNOWN_OFF).any()):
+    if not bool((excess(problem, scales, found.deviations) > OFF).any()):
         return scales, found.deviations
     return rescale_to_constraint(scales, found.deviations, problem.target, found.exponent(free)), found.deviations[:0]
 
@@ -78,7 +78,7 @@ def still_met(
     effort = problem.effort * max(1, FEW_OUTPUTS // problem.feature.center.shape[1])
     sigma, more = problem.sigma(scales), partial(sample_until, problem.feature, effort=effort, control=control)
     deviations = more(sigma, deviations, wanted=SCALE_STDERR)
-    if not bool((excess(problem, scales, deviations) > STILL_OFF).any()):
+    if not bool((excess(problem, scales, deviations) > OFF).any()):
         return scales, deviations
     scales = rescale_to_constraint(scales, deviations, problem.target, exponent)
     sigma = problem.sigma(scales)

@@ -416,8 +416,8 @@ class LayerProbe:
         mean = (sigma.square() * control.norms).sum(1)
         return less_control(torch.cat(deviations), torch.cat(energies), mean)
 
-    def is_linear(self, sigma: Tensor, draws: int) -> Tensor:
-        """Whether each sample's feature is linear within its noise, judged by fresh noise samples, (S,) bool.
+    def is_linear(self, sigma: Tensor, draws: int) -> bool:
+        """Whether the feature is linear within the noise at every sample, judged by fresh noise samples.
 
         If it is, the gradient ``J~^T d`` at a noisy input equals ``J^T d`` at the sample, d being the change that the
         noise causes.
@@ -429,7 +429,7 @@ class LayerProbe:
         draws
             Number of noise samples.
         """
-        linear = torch.ones(self.samples, dtype=torch.bool, device=sigma.device)
+        linear = torch.tensor(True, device=sigma.device)
         for count in self.batches(draws, sigma, [linear]):
             _, noisy = self.perturb(sigma, count)
             noisy.requires_grad_(True)
@@ -441,8 +441,10 @@ class LayerProbe:
             self.n_vjps += 2 * count
             apart = as_rows(((there - here) * self.unit).square()).sum(1)
             size = as_rows((here * self.unit).square()).sum(1)
-            linear &= (apart <= LINEAR_TOLERANCE**2 * size).reshape(count, -1).all(0)
-        return linear
+            linear &= (apart <= LINEAR_TOLERANCE**2 * size).all()
+            if not bool(linear):
+                break
+        return bool(linear)
 
     def _pathwise(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """``J~^T (h(x) - f)``, standardized, (draws, S, n), and ``||h(x) - f||^2``, (draws, S)."""

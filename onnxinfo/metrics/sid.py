@@ -233,7 +233,9 @@ def search(problem: Problem, scales: Tensor, coarse: Tensor) -> Found:
         if number + 1 >= usual:
             nearly = certified.certificate.nearly_proven | found.certificate.at(live).nearly_proven
             left &= certified.certificate.met & (certified.change.any(1) | nearly)
-        live = live[left & problem.free(state.scales)[live].any(1)]
+        # Where all units have just taken the cap, that is still to be certified.
+        movable = here.free(certified.scales) | here.free(part.scales)
+        live = live[left & movable.any(1)]
     return found
 
 
