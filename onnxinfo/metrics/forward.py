@@ -64,8 +64,8 @@ BEYOND_CAP = 1.3
 #: optima, and the certificate only measures the distance to the nearest. In 12 cells of a random forest, repeated
 #: searches found up to 0.067 nats more.
 SEVERAL_OPTIMA = 0.07
-#: Excess of the constraint, beyond twice its standard error, up to which it is met: finer than for a certificate, because
-#: a correction takes few evaluations.
+#: Excess of the constraint, beyond twice its standard error, up to which it is met: smaller than for a certificate,
+#: because a correction takes few evaluations.
 NEARLY_OFF = 0.01
 #: Minimum number of rounds, and the mean square change of ``log sigma`` at which a stage ends.
 LEAST_ROUNDS, STILL = 6, 5e-5
