@@ -114,6 +114,14 @@ MUTANTS = (
     Mutant(CERTIFICATE, "relative = self.ratio_stderr / self.ratio.clamp", "relative = self.ratio_stderr # ", CELLS),
     Mutant(SID, "changes(at_cap, 1).any(2)[0]", "changes(at_cap, 1).square().any(2)[0]", ("known_answers",)),
     Mutant("metrics/misplaced.py", "/ (share * (2 - share))", "/ torch.ones_like(share)", ("misplaced",)),
+    # Single units that saturate, and all units that have just taken the cap.
+    Mutant(CERTIFICATION, "awake.or_else(to_cap).or_else(one_by_one)", "awake.or_else(to_cap)", ("singly",)),
+    Mutant("metrics/singly.py", "self.gain + self.price[:, None] * left.log() > 0", "self.gain > 0", ("singly",)),
+    Mutant("metrics/singly.py", "(others / exponent)[:, None]", "(0 * exponent)[:, None]", ("singly",)),
+    Mutant("metrics/singly.py", "& (order.argsort(1) <= last[:, None])", "", ("singly",)),
+    Mutant(CERTIFICATION, "passes = [each.divided(off) for each in passes]", "", ("misplaced",)),
+    Mutant(FOUND, "torn & ~self.torn[index]", "self.torn[index] | torn", ("misplaced",)),
+    Mutant(SID, "here.free(certified.scales) | here.free(part.scales)", "here.free(part.scales)", ("misplaced",)),
     # The precision of the passes.
     Mutant(CERTIFICATION, " * factor_to_float32(feature, problem.sigma(scales), problem.effort)", "", PRECISION),
     Mutant("metrics/noise_precision.py", "OF_GRADIENT = 0.03, 0.15", "OF_GRADIENT = 9.0, 0.15", PRECISION),

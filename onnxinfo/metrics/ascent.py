@@ -126,7 +126,8 @@ def ascend(
         gains.append(torch.where(far, torch.nan, gain))
         if not bool(far.any()):
             if _promised(gains[-RECENT:]) < PASS_GAIN:
-                # This noise is independent of the scales.
+                # This noise is independent of the scales. It is not of the decision to stop here, which the calibration
+                # of the gap includes.
                 return step, [fresh]
             moved = state.step(problem, [fresh], memory)
             if moved < STEP_GAIN and not state.is_stiff and int(state.steps.min()) >= LEAST_STEPS:

@@ -27,6 +27,7 @@ from .misplaced import Step, descent_from_cap, leap, wake
 from .noise_precision import factor_to_float32
 from .problem import CONTROLLED_NOISES, Problem
 from .rare import unseen_deviation
+from .singly import raise_singly
 from .trial import Sampling
 
 #: Excess of the constraint that is corrected analytically at the end (above it, its noise is drawn again); attempts.
@@ -67,7 +68,8 @@ def certify_scales(
     Returns
     -------
     tuple
-        The certified result, the curvature of the deviation, (S,), and the passes that it is based on.
+        The certified result, the curvature of the deviation, (S,), and the passes that it is based on, brought to the
+        constraint.
     """
     feature, counted, shape = problem.feature, problem.counted, problem.shape
     scales, passes = _until_known(problem, scales, control, passes, most)
@@ -85,9 +87,8 @@ def certify_scales(
     deviations = deviations * factor_to_float32(feature, problem.sigma(scales), problem.effort)
     exponent = found.exponent(free)
     final = torch.where(bound[:, None], rescale_to_constraint(scales, deviations, problem.target, exponent), scales)
-    step = wake(feature, found, free, counted, partial(problem.moved, scales), draws, control)
-    to_cap, chosen = leap(feature, scales, problem.tie, problem.cap, counted, problem.target, exponent)
-    step, torn = step.or_else(to_cap), chosen if torn is None else torn | chosen
+    step, chosen = _raised(problem, scales, found, draws, control)
+    torn = chosen if torn is None else torn | chosen
     room = (problem.cap / problem.sigma(final)).log()
     lacking = missing_entropy(found, free, counted, shape, step.missing, room)
     measured = Measured(found.parts, deviations)
@@ -100,6 +101,9 @@ def certify_scales(
     shortfall = torch.maximum(lacking.estimate / curvature.clamp(max=MOST_CURVATURE), lacking.least)
     entropy = torch.where(counted, problem.sigma(final).log(), 0.0).sum(1) / counted.sum(1).clamp(min=1)
     change = _change(problem, final, found, step)
+    # The certified scales meet the constraint, which the passes' own do not quite.
+    off = (found.deviations.mean(0) / problem.target).clamp(min=torch.finfo(entropy.dtype).tiny)
+    passes = [each.divided(off) for each in passes]
     return Certified(final, certificate, certificate.scale_stderr, shortfall, change, entropy, torn), curvature, passes
 
 
@@ -116,6 +120,18 @@ def _until_known(
         elif len(passes) >= most * problem.thrift(control) or is_known(problem, found, free):
             return scales, passes
         passes.append(problem.measured(scales, control))
+
+
+def _raised(
+    problem: Problem, scales: Tensor, found: Measured, draws: int, control: Control | None
+) -> tuple[Step, Tensor]:
+    """The step that raises misplaced units and surely gains most, and the samples with several optima, (S,) bool."""
+    feature, tie, cap, counted, free = problem.feature, problem.tie, problem.cap, problem.counted, problem.free(scales)
+    exponent = found.exponent(free)
+    awake = wake(feature, found, free, counted, partial(problem.moved, scales), draws, control)
+    to_cap, torn = leap(feature, scales, tie, cap, counted, problem.target, exponent)
+    one_by_one = raise_singly(feature, scales, tie, cap, counted, problem.target, exponent)
+    return awake.or_else(to_cap).or_else(one_by_one), torn
 
 
 def _change(problem: Problem, scales: Tensor, found: Measured, step: Step) -> Tensor:

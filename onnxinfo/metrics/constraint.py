@@ -64,7 +64,7 @@ def excess(problem: Problem, scales: Tensor, deviations: Tensor) -> Tensor:
 
 
 def met(problem: Problem, scales: Tensor, found: Measured, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales that meet the constraint within its known error, and the measurements of their deviations."""
+    """Scales that meet the constraint up to `OFF`, and the measurements of their deviations; none if they are new."""
     if not bool((excess(problem, scales, found.deviations) > OFF).any()):
         return scales, found.deviations
     return rescale_to_constraint(scales, found.deviations, problem.target, found.exponent(free)), found.deviations[:0]

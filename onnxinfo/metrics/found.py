@@ -61,9 +61,10 @@ class Found:
 
     def tear(self, index: Tensor, torn: Tensor) -> None:
         """Note which samples of the index are known to have several optima, (count,) bool: their gaps are unknown."""
-        self.torn = self.torn.index_copy(0, index, self.torn[index] | torn)
-        open_ = self.torn & ~self.certificate.saturated
-        gap = torch.where(open_, torch.nan, self.certificate.gap)
+        # Later certificates know of it, and may yet have a bound: near the cap.
+        found = torch.zeros_like(self.torn).index_copy(0, index, torn & ~self.torn[index])
+        self.torn = self.torn | found
+        gap = torch.where(found & ~self.certificate.saturated, torch.nan, self.certificate.gap)
         self.certificate = dataclasses.replace(self.certificate, gap=gap)
 
     def put(self, index: Tensor, certified: Certified, probes: int, steps: int) -> None:

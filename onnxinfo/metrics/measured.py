@@ -35,6 +35,10 @@ class Measured:
         """Measurements of a subset of the samples."""
         return Measured(self.parts[:, index], self.deviations[:, index])
 
+    def divided(self, ratio: Tensor) -> Measured:
+        """Measurements at scales whose deviation is smaller by a ratio, (S,), as if only its size changed."""
+        return Measured(self.parts / ratio[:, None], self.deviations / ratio)
+
     @cached_property
     def weights(self) -> Tensor:
         """Weight of each part, (parts, S); see :func:`outlier_weights`."""

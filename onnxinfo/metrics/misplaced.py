@@ -168,10 +168,10 @@ def wake(
         return bool((trial.gain + SURELY_NONE * trial.gain_stderr < 0)[stepping].all())
 
     sampling = Sampling(draws, is_lost)
-    return _tried(feature, sigma, change, sampling, price_of(found.exponent(free), free, counted), control)
+    return tried(feature, sigma, change, sampling, price_of(found.exponent(free), free, counted), control)
 
 
-def _tried(
+def tried(
     feature: LayerProbe,
     sigma: Callable[[Tensor], Tensor],
     change: Tensor,
@@ -179,6 +179,7 @@ def _tried(
     price: Tensor,
     control: Control | None = None,
 ) -> Step:
+    """Take a step (S, n), and measure its gain; see :func:`onnxinfo.metrics.trial.try_step`."""
     none = change.new_zeros(len(change))
     trial, _ = try_step(feature, sigma, change, none, none + 1, draws, price, control)
     return Step(change, trial.gain, trial.gain_stderr, trial.draws)
@@ -242,22 +243,22 @@ def leap(
     state = feature.noise.get_state()
     looked = torch.where(_chosen(logs, LOOK, feature.noise), top - logs, 0.0)
     cost = (feature.deviations(sigma(tie.expand(looked)), LOOK_NOISES).mean(0) / target - (1 - LOOK)) / LOOK
-    feature.noise.set_state(state)
     weight = tie.sum(counted.to(logs))
     room = ((top - logs) * weight).sum(1) / weight.sum(1).clamp(min=1)
     shares = logs.new_tensor(SHARES)
     gain, best = _foretold(shares[:, None], cost, room).max(0)
     worthwhile = gain > WORTH_A_STEP
     if not bool(worthwhile.any()):
+        feature.noise.set_state(state)
         return Step.none(base), torch.zeros_like(worthwhile)
     share = shares[best]
     left = _left(share, cost).clamp(*LEAST_AND_MOST_LEFT)[:, None]
     highest = torch.where(share < 1, top, top + math.log(NEAR_CAP))[:, None]
     others = torch.where(logs < top, left.log() / 2, 0.0)
     change = torch.where(_chosen(logs, share[:, None], feature.noise), highest - logs, others)
-    change = tie.expand(torch.where(worthwhile[:, None], change, 0.0))
+    change = tie.expand(torch.where(worthwhile[:, None], change, 0.0)) * counted
     below = (sigma(change) < cap) & counted
-    step = _tried(feature, sigma, change, Sampling(LEAP_NOISES), price_of(exponent, below, counted))
+    step = tried(feature, sigma, change, Sampling(LEAP_NOISES), price_of(exponent, below, counted))
     return step, (step.sure_gain > 0) & (share < 1) & worthwhile
 
 

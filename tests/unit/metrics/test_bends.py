@@ -33,9 +33,9 @@ def problem(slope):
     return problem_of(Waking(slope), torch.zeros(3, 2 * HALF))
 
 
-def problem_of(module, x):
+def problem_of(module, x, seed=0):
     network, rows = Network(torch.fx.symbolic_trace(module)), torch.arange(len(x))
-    streams = [torch.Generator().manual_seed(i) for i in range(3)]
+    streams = [torch.Generator().manual_seed(3 * seed + i) for i in range(3)]
     feature = LayerProbe(network, x, torch.tensor(1.0), rows, *streams[:2], 4096)
     (start,) = linearize(network, x, torch.tensor(1.0), rows, streams[2])
     tie = make_tie("unit", tuple(x.shape[1:]), ("time",))

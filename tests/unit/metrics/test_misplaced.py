@@ -282,6 +282,28 @@ def test_a_sample_that_has_several_optima_is_not_proven_by_an_earlier_round():
     assert float(found.certificate.gap) == 0
 
 
+def test_results_of_other_samples_leave_the_bound_of_several_optima_alone():
+    """Near the cap, a later certificate knows the bound in spite of them."""
+    no, yes, one = torch.tensor([False]), torch.tensor([True]), torch.ones(1)
+    found = Found.nothing(torch.zeros(2, UNITS))
+    known = Certificate(one, 0 * one, 0.05 * one, one, one, 2 * one, saturated=no, met=yes)
+    for at, torn in ((0, yes), (0, yes), (1, no)):
+        found.put(torch.tensor([at]), Certified(torch.ones(1, UNITS), known, one, one, one, one, torn), 0, 0)
+    assert found.certificate.gap.tolist() == pytest.approx([0.05, 0.05])
+    found.tear(torch.tensor([1]), yes)
+    assert found.certificate.gap.isnan().tolist() == [False, True]
+
+
+def test_a_further_round_starts_at_the_met_constraint():
+    """Its first evidence comes from scales that were off, and does not correct the constraint again."""
+    given = cell()
+    scales = 0.98 * given.uniform()
+    certified, _, passes = certification.certify_scales(given, scales, None, [], 1)
+    deviations = torch.cat([each.deviations for each in passes]).mean(0)
+    torch.testing.assert_close(deviations, given.target, rtol=1e-4, atol=0)
+    assert ((certified.scales / scales).log().mean() > 0.01).all()
+
+
 def test_near_the_cap_the_gap_of_several_optima_is_known():
     parts, one = torch.randn(4, 1, UNITS, generator=torch.Generator().manual_seed(0)), torch.ones(1)
     found, free = Measured(1 + parts / 100, torch.ones(16, 1)), torch.ones(1, UNITS, dtype=torch.bool)
