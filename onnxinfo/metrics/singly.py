@@ -153,7 +153,7 @@ def _costs(
     delta = torch.randn((noises, feature.samples, feature.units), generator=feature.noise, device=logs.device)
     still = _deviation(feature, (tie.expand(logs).exp() * counted)[None], delta)
     raised = []
-    for some in groups.split(max(1, feature.batch_size // (noises * feature.samples))):
+    for some in torch.split(groups, max(1, feature.batch_size // (noises * feature.samples))):
         moved = logs.repeat(len(some), 1, 1)
         moved[torch.arange(len(some), device=logs.device), :, some] = top
         sigma = tie.expand(moved.flatten(0, 1)).exp().reshape(len(some), *counted.shape) * counted
@@ -165,7 +165,7 @@ def _deviation(feature: LayerProbe, sigma: Tensor, delta: Tensor) -> Tensor:
     """Mean deviation under the same noise (draws, S, n) at several noise scales (K, S, n), (K, S)."""
     parts = []
     with torch.no_grad():
-        for some in delta.split(max(1, feature.batch_size // (len(sigma) * feature.samples))):
+        for some in torch.split(delta, max(1, feature.batch_size // (len(sigma) * feature.samples))):
             noise = (sigma[:, None] * some).flatten(0, 1).reshape(-1, *feature.x.shape)
             found = feature.deviation(feature.change((feature.x + noise * feature.unit).flatten(0, 1)))
             parts.append(found.reshape(len(sigma), len(some), -1))
