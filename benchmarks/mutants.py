@@ -44,8 +44,8 @@ MUTANTS = (
     # The verdict: whether constraint and optimality are known.
     Mutant(CERTIFICATE, "RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1", "RATIO_TOLERANCE, RATIO_LIMIT = 0.5, 0.1", CELLS),
     Mutant(CERTIFICATE, "RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 0.1", "RATIO_TOLERANCE, RATIO_LIMIT = 0.05, 1.0", CELLS),
-    Mutant(CERTIFICATE, "(self.gap <= GAP_TOLERANCE) | self.saturated", "self.gap.isfinite() | self.saturated", CELLS),
-    Mutant(CERTIFICATE, "(self.gap <= GAP_TOLERANCE) | self.saturated", "self.gap <= GAP_TOLERANCE", CELLS),
+    Mutant(CERTIFICATE, "(self.gap <= GAP_TOLERANCE) | (", "self.gap.isfinite() | (", CELLS),
+    Mutant(CERTIFICATE, "(self.gap <= GAP_TOLERANCE) | (self.saturated", "(self.saturated", CELLS),
     Mutant(CERTIFICATE, "return self.met & self.optimal", "return self.optimal", CELLS),
     Mutant(CERTIFICATE, "(off - 2 * stderr <= RATIO_TOLERANCE) & ", "", CELLS),
     Mutant(CERTIFICATE, "(off - 2 * stderr <=", "(off - 4 * stderr <=", CELLS),
@@ -122,6 +122,11 @@ MUTANTS = (
     Mutant(CERTIFICATION, "passes = [each.divided(off) for each in passes]", "", ("misplaced",)),
     Mutant(FOUND, "torn & ~self.torn[index]", "self.torn[index] | torn", ("misplaced",)),
     Mutant(SID, "here.free(certified.scales) | here.free(part.scales)", "here.free(part.scales)", ("misplaced",)),
+    # RU: the error of exact values, features that shrink under noise, kinks, and decoders trained together.
+    Mutant("metrics/reconstruction.py", "PARTS = 16", "PARTS = 4", ("ru_errors",)),
+    Mutant("metrics/ru.py", "torch.where(saturated, WAKING * self", "torch.where(saturated, 0 * self", ("ru_errors",)),
+    Mutant("metrics/ru.py", "ratio_stderr, saturated) & steady", "ratio_stderr, saturated)", ("ru_errors",)),
+    Mutant("metrics/decoder_training.py", "use) for _ in self.noise]", "use)] * len(self.noise)", ("unit_mask",)),
     # The precision of the passes.
     Mutant(CERTIFICATION, " * factor_to_float32(feature, problem.sigma(scales), problem.effort)", "", PRECISION),
     Mutant("metrics/noise_precision.py", "OF_GRADIENT = 0.03, 0.15", "OF_GRADIENT = 9.0, 0.15", PRECISION),

@@ -178,13 +178,13 @@ def attack_once(
 def _errors(job: Job, material: Material, trained: Sequence[Trained], unit: Tensor, batch: int) -> Floats:
     """Mean squared error per counted unit by layer and analyzed sample, (T, S)."""
     found = np.zeros((len(trained), len(job.provider)))
-    stream = material.stream(job.settings.seed, "analyzed samples")
+    streams = material.streams(job.settings.seed, "analyzed samples")
     for start in range(0, len(job.provider), batch):
         some = [*range(start, min(start + batch, len(job.provider)))]
         x, rows = job.inputs(some)
         counted = job.counted(some)
         weight = torch.ones_like(x).flatten(1) if counted is None else counted.to(x)
-        for i, feature in enumerate(material.features(x, rows, stream)):
+        for i, feature in enumerate(material.features(x, rows, streams)):
             squares = ((trained[i].decoder(feature) - x) / unit).flatten(1).square().double()
             found[i, some] = ((squares * weight).sum(1) / weight.sum(1)).cpu().numpy()
     return found

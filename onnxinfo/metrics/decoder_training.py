@@ -89,20 +89,20 @@ class Material:
     device: torch.device
     noise: Sequence[float] = ()
 
-    def features(self, x: Tensor, rows: Tensor, stream: torch.Generator) -> list[Tensor]:
-        """Features as the decoders see them, each (S, m)."""
+    def features(self, x: Tensor, rows: Tensor, streams: Sequence[torch.Generator]) -> list[Tensor]:
+        """Features as the decoders see them, each (S, m), with noise from one stream for each layer."""
         with torch.no_grad():
             clean = self.network(x, rows)
         if not self.noise:
             return clean
         return [
             feature + scale * torch.randn(feature.shape, generator=stream, dtype=feature.dtype, device=feature.device)
-            for feature, scale in zip(clean, self.noise, strict=True)
+            for feature, scale, stream in zip(clean, self.noise, streams, strict=True)
         ]
 
-    def stream(self, seed: int, use: str) -> torch.Generator:
-        """Source of the noise for a use."""
-        return generator(self.device, seed, "noise on features", use)
+    def streams(self, seed: int, use: str) -> list[torch.Generator]:
+        """Sources of the noise for a use, one for each layer: equal ones, so that none depends on the other layers."""
+        return [generator(self.device, seed, "noise on features", use) for _ in self.noise]
 
     def inputs(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Analysis input of some samples, and their rows."""
@@ -184,13 +184,11 @@ def train_decoders(
     held = max(1, min(MOST_VALIDATION, round(VALIDATION_SHARE * count)))
     validation, training = order[:held], order[held:]
     axes = material.provider.axes()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        decoders = [Decoder(_plan(material, shape, axes, settings)) for shape in material.shapes]
+    decoders = [_untrained(_plan(material, shape, axes, settings), settings.seed) for shape in material.shapes]
     some, rows = material.inputs(training[:STANDARDIZED_SAMPLES])
-    stream = material.stream(settings.seed, "training")
+    streams = material.streams(settings.seed, "training")
     with torch.no_grad():
-        for decoder, feature in zip(decoders, material.features(some, rows, stream), strict=True):
+        for decoder, feature in zip(decoders, material.features(some, rows, streams), strict=True):
             if not bool(feature.isfinite().all()):
                 raise InputError("a layer's values are not finite on the training samples; a decoder cannot be trained")
             decoder.to(material.device).standardize(feature, some)
@@ -198,7 +196,7 @@ def train_decoders(
                 decoder.to(memory_format=torch.channels_last)
     pupils = [_pupil(decoder, settings) for decoder in decoders]
     for step, (x, indices, counted) in enumerate(_batches(material, training, settings), start=1):
-        features = material.features(x, indices, stream)
+        features = material.features(x, indices, streams)
         losses = [p.learn(f, x, counted) for p, f in zip(pupils, features, strict=True) if not p.done]
         report(step, settings.steps, float(torch.stack(losses).mean()))
         if step % max(1, settings.steps // VALIDATIONS) == 0 or step == settings.steps:
@@ -234,6 +232,13 @@ def demand_enough(count: int, remedy: str = "") -> None:
 def _plan(material: Material, shape: tuple[int, ...], axes: tuple[str, ...], settings: DecoderSettings) -> Plan:
     sample = tuple(material.provider.perturbed([0]).shape[1:])
     return Plan(shape, sample, axes, settings.width)
+
+
+def _untrained(plan: Plan, seed: int) -> Decoder:
+    """A decoder whose initial weights depend on nothing else, such as the other layers that are trained with it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Decoder(plan)
 
 
 def _pupil(decoder: Decoder, settings: DecoderSettings) -> _Pupil:
@@ -283,13 +288,13 @@ def _errors(
     for decoder in decoders:
         decoder.eval()
     # The same noise at every validation.
-    stream = material.stream(settings.seed, "validation")
+    streams = material.streams(settings.seed, "validation")
     for start in range(0, len(validation), settings.batch):
         some = validation[start : start + settings.batch]
         x, rows = material.inputs(some)
         counted = material.counted(some)
         counts = torch.ones_like(x, dtype=torch.bool) if counted is None else counted
         spread += float((x - decoders[0].sample_mean)[counts].double().square().sum())
-        for i, (decoder, feature) in enumerate(zip(decoders, material.features(x, rows, stream), strict=True)):
+        for i, (decoder, feature) in enumerate(zip(decoders, material.features(x, rows, streams), strict=True)):
             wrong[i] += (decoder(feature) - x)[counts].double().square().sum().cpu()
     return [float(w) / max(spread, torch.finfo(torch.float64).tiny) for w in wrong]

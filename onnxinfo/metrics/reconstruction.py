@@ -11,8 +11,9 @@ from .decoder import Decoder
 from .probe import HalfSums, Halves, LayerProbe
 from .rows import as_rows
 
-#: Number of independent parts in which squared errors are accumulated.
-PARTS = 4
+#: Number of independent parts in which squared errors are accumulated. Errors of values come from their spread: with
+#: four, 14 % of cells of known value were off by more than two of these errors, with sixteen 5.5 %.
+PARTS = 16
 #: Lower bound of a unit's mean square error, in standardized units: a constant reconstruction would have no entropy.
 LEAST_POWER = 1e-12
 
@@ -24,7 +25,7 @@ class Moments:
     Attributes
     ----------
     parts
-        Mean of ``(mu_i - xhat_i)^2`` over each quarter of the noise samples, standardized, (PARTS, S, n).
+        Mean of ``(mu_i - xhat_i)^2`` over each part of the noise samples, standardized, (PARTS, S, n).
     spread
         Variance of ``(mu_i - xhat_i)^2`` over the noise samples, (S, n).
     deviations

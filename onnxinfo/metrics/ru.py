@@ -23,6 +23,7 @@ from torch import Tensor
 from .certificate import (
     ERRORS,
     GAP_TOLERANCE,
+    MOST_EXPLAINED_GROWTH,
     Certificate,
     constraint_met,
     finite,
@@ -88,6 +89,10 @@ WAKING_NOISES, LEAST_NORM = 8, 1e-6
 LEAST_PASSES, MOST_PASSES = 3, 9
 #: Excess of the constraint, beyond twice its standard error, that triggers a correction; maximum number of corrections.
 KNOWN_OFF, ADJUSTMENTS = 0.01, 2
+#: Factors on the noise of samples whose units are all at the cap, to see whether the errors grow with less.
+LESS_NOISE = (0.5, 0.2, 0.05)
+#: Noise samples for the deviation's growth under doubled noise.
+GROWTH_NOISES = 32
 #: Factor on the maximum number of noise samples for samples whose constraint is not certified to be met: scales are
 #: larger and less even than those of SID, so that deviations vary more.
 RATIO_EFFORT = 4
@@ -319,19 +324,22 @@ class Problem:
         near, ratio, ratio_stderr = self.adjusted(scales, found, exponent)
         saturated, unknown = ~free.any(1), torch.full_like(ratio, torch.nan)
         met = rescale_to_constraint(near, (ratio * self.target)[None], self.target, exponent)
+        # Beyond that growth, rare jumps make the constraint unknown.
+        steady = saturated | (self.doubled_deviation(near) <= MOST_EXPLAINED_GROWTH)
         final = torch.where(saturated[:, None], scales, met)
         growth = torch.where(saturated, 0.0, slopes.growth(free, self.units))
         waking = _gain(moments, woken, growth / exponent, self.counted)
         gap = torch.maximum(_bound(shortfall, error), WAKING * waking + LEAST_GAP)
+        gap = torch.where(saturated, WAKING * self.gain_below_cap(scales, saturated, moments, slopes), finite(gap))
         certificate = Certificate(
             ratio=finite(ratio),
             ratio_stderr=finite(ratio_stderr),
-            gap=torch.where(saturated, 0.0, finite(gap)),
+            gap=gap,
             gain=unknown,
             gain_stderr=unknown,
             exponent=exponent,
             saturated=saturated,
-            met=constraint_met(ratio, ratio_stderr, saturated),
+            met=constraint_met(ratio, ratio_stderr, saturated) & steady,
         )
         # Common factor by which the free scales have changed since the errors were measured.
         factor = torch.where(free, final / scales, 0.0).amax(1).clamp(min=torch.finfo(ratio.dtype).tiny)
@@ -348,6 +356,32 @@ class Problem:
             iterations=none + iterations,
         )
         return solution, torch.where((waking > 0)[:, None], awake, final)
+
+    def doubled_deviation(self, scales: Tensor) -> Tensor:
+        """Deviation with the noise of all groups below the cap doubled, in units of ``alpha D``, (S,)."""
+        sigma = self.sigma(scales)
+        wide = torch.where(self.tie.expand(self.free(scales)), 2 * sigma, sigma)
+        deviations = self.reconstruction.feature.deviations(wide, self.effort * GROWTH_NOISES)
+        return deviations.mean(0) / self.target.clamp(min=torch.finfo(sigma.dtype).tiny)
+
+    def gain_below_cap(self, scales: Tensor, saturated: Tensor, moments: Moments, slopes: Slopes) -> Tensor:
+        """What samples whose units are all at the cap surely gain with less noise, in nats, (S,); 0 at the others.
+
+        Where a feature or a decoder saturates, errors may fall with the noise. That is seen by the gradient, half of
+        which chooses the units that the other half judges, or by less noise of all units.
+        """
+        if not bool(saturated.any()):
+            return torch.zeros_like(self.target)
+        halves = [slopes.gain[i::2].mean(0) for i in range(2)]
+        lost = torch.stack([-torch.where(a < 0, b, 0.0).sum(1) / self.units for a, b in (halves, halves[::-1])])
+        gains = [lost.mean(0) - (lost[0] - lost[1]).abs()]
+        at_cap = _mean_entropies(moments, self.counted)
+        for factor in LESS_NOISE:
+            less = self.reconstruction.moments(factor * self.sigma(scales), self.effort * VALUE_NOISES)
+            here = _mean_entropies(less, self.counted)
+            error = ((here.var(0) + at_cap.var(0)) / len(here)).sqrt()
+            gains.append(here.mean(0) - at_cap.mean(0) - ERRORS * error)
+        return torch.where(saturated, torch.stack(gains).amax(0).clamp(min=0), 0.0)
 
     def moments(self, scales: Tensor) -> tuple[Tensor, Moments, Moments]:
         """Return the scales of :meth:`woken`, and moments of the given ones and of these, with the same fresh noise."""

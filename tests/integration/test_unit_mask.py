@@ -313,6 +313,21 @@ def test_an_analysis_leaves_masked_units_out_of_the_normalizer(tmp_path: Path) -
         assert found == pytest.approx(expected.mean(), abs=1e-4)
 
 
+def test_a_decoder_does_not_depend_on_the_layers_that_others_are_trained_for() -> None:
+    """Otherwise a stored decoder would depend on more than its key."""
+    loaded = load(path("digits-cnn.onnx"))
+    feeds = InputProvider(loaded, open_samples_of(loaded, f"{path('digits.npz')}:images"), "image")
+    chosen = [each for each in list_layers(loaded, "image") if each.name in ("relu", "relu_1")]
+    settings, errors = decoder_settings(DecoderConfig(width=4, steps=20), 0), []
+    for layers in (chosen, chosen[1:]):
+        job = prepare(feeds, layers, SidConfig(), torch.device("cpu"))
+        shapes = job.network.shapes(*job.inputs([0]))
+        for noise in ((), [0.5] * len(layers)):
+            material = Material(job.network, feeds, shapes, job.device, noise)
+            errors.append(train_decoders(material, settings)[-1].error)
+    assert errors[:2] == pytest.approx(errors[2:], rel=1e-4)
+
+
 def test_a_decoder_is_trained_and_judged_on_the_units_that_count() -> None:
     """The decoder's error covers only counted units, and excluded ones are not learned."""
     loaded = load(path("digits-cnn.onnx"))
