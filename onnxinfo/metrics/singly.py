@@ -47,20 +47,22 @@ def raise_singly(
     below = (logs < top) & (weight > 0)
     if tie.units > MOST_UNITS or not bool(below.any()):
         return Step.none(base)
-    offers = _offers(feature, logs, tie, top, counted, target, exponent, below)
-    if not bool(offers.worth_it.any()):
-        return Step.none(base)
-    chosen, others = offers.best()
+    # Where this is of no use, as nearly everywhere, the noise of the other measurements stays what it is.
+    state = feature.noise.get_state()
+    chosen, others = _offers(feature, logs, tie, top, counted, target, exponent, below).best()
     change = torch.where(chosen, top - logs, torch.where(below, (others / exponent)[:, None], 0.0))
     change = tie.expand(torch.where(chosen.any(1, keepdim=True), change, 0.0)) * counted
-    if not bool(chosen.any()):
-        return Step.none(base)
 
     def sigma(change: Tensor) -> Tensor:
         return (base + change).exp().clamp(max=cap) * counted
 
     left = tie.expand(below & ~chosen) & counted
-    return tried(feature, sigma, change, Sampling(STEP_NOISES), price_of(exponent, left, counted))
+    if bool(chosen.any()):
+        step = tried(feature, sigma, change, Sampling(STEP_NOISES), price_of(exponent, left, counted))
+        if bool((step.sure_gain > 0).any()):
+            return step
+    feature.noise.set_state(state)
+    return Step.none(base)
 
 
 @dataclass(frozen=True)
@@ -133,16 +135,12 @@ def _offers(
     weight = tie.sum(counted.to(logs))
     gain = (top - logs) * weight / weight.sum(1, keepdim=True)
     price = price_of(exponent, tie.expand(below) & counted, counted)
-    # Where this look is of no use, as nearly everywhere, the noise of the other measurements stays what it is.
-    state = feature.noise.get_state()
     everything = torch.arange(tie.groups, device=logs.device)
     cost = _costs(feature, logs, tie, top, counted, everything, LOOK_NOISES) / target[:, None]
     maybe = _Offers(gain, cost, price, below).worth_it.any(0).nonzero().flatten()
     cost = torch.full_like(gain, math.inf)
     if len(maybe):
         cost[:, maybe] = _costs(feature, logs, tie, top, counted, maybe, COST_NOISES) / target[:, None]
-    else:
-        feature.noise.set_state(state)
     return _Offers(gain, cost, price, below)
 
 
