@@ -34,7 +34,8 @@ MOST_WAKING, HALFWAY = 3.0, 2.0
 #: none (Student's distribution: 0.5 %).
 SURELY, SURELY_NONE = 2.0, 6.0
 #: Share of the units that a first look raises to the cap, and its noise samples; shares whose gain is predicted from
-#: it; least predicted gain, in nats, that is worth a step; and the scale, relative to the cap, if all units are raised.
+#: it; least gain, in nats, that is worth a step if predicted, and that shows other optima; and the scale, relative to
+#: the cap, if all units are raised.
 LOOK, LOOK_NOISES = 1 / 8, 2
 SHARES, WORTH_A_STEP, NEAR_CAP = (1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32), 0.01, 0.98
 #: Range of the budget that is left for the other units, relative to what they have.
@@ -230,8 +231,8 @@ def leap(
     Returns
     -------
     tuple
-        The step, and whether it surely gains at a sample by a choice of groups, (S,) bool. Other choices gain as much,
-        and lead to other optima.
+        The step, and whether it surely gains much at a sample by a choice of groups, (S,) bool. Other choices gain as
+        much, and lead to other optima.
     """
 
     def sigma(change: Tensor) -> Tensor:
@@ -259,7 +260,7 @@ def leap(
     change = tie.expand(torch.where(worthwhile[:, None], change, 0.0)) * counted
     below = (sigma(change) < cap) & counted
     step = tried(feature, sigma, change, Sampling(LEAP_NOISES), price_of(exponent, below, counted))
-    return step, (step.sure_gain > 0) & (share < 1) & worthwhile
+    return step, (step.sure_gain > WORTH_A_STEP) & (share < 1) & worthwhile
 
 
 def _chosen(like: Tensor, share: float | Tensor, stream: torch.Generator) -> Tensor:

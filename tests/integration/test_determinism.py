@@ -67,7 +67,7 @@ def test_a_subset_of_the_samples_agrees_within_its_stated_error(tmp_path: Path) 
 
     With so much noise, some seeds find several optima at a sample, whose gap is then unknown; this one does not.
     """
-    given = {"std": 1.0, "budget": 0.01, "seed": 1}
+    given = {"std": 1.0, "budget": 0.01, "seed": 3}
     everything = analyzed(tmp_path, **given)
     part = analyzed(tmp_path, X[3:], **given)
     stored = {name: numbers[:, 3:] for name, numbers in everything.items()}
