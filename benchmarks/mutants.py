@@ -114,14 +114,12 @@ MUTANTS = (
     Mutant(CERTIFICATE, "relative = self.ratio_stderr / self.ratio.clamp", "relative = self.ratio_stderr # ", CELLS),
     Mutant(SID, "changes(at_cap, 1).any(2)[0]", "changes(at_cap, 1).square().any(2)[0]", ("known_answers",)),
     Mutant("metrics/misplaced.py", "/ (share * (2 - share))", "/ torch.ones_like(share)", ("misplaced",)),
-    # Single units that saturate, and all units that have just taken the cap.
+    # Single units that saturate.
     Mutant(CERTIFICATION, "awake.or_else(to_cap).or_else(one_by_one)", "awake.or_else(to_cap)", ("singly",)),
     Mutant("metrics/singly.py", "self.gain + self.price[:, None] * left.log() > 0", "self.gain > 0", ("singly",)),
     Mutant("metrics/singly.py", "(others / exponent)[:, None]", "(0 * exponent)[:, None]", ("singly",)),
     Mutant("metrics/singly.py", "& (order.argsort(1) <= last[:, None])", "", ("singly",)),
     Mutant(CERTIFICATION, "passes = [each.divided(off) for each in passes]", "", ("misplaced",)),
-    Mutant(FOUND, "torn & ~self.torn[index]", "self.torn[index] | torn", ("misplaced",)),
-    Mutant(SID, "here.free(certified.scales) | here.free(part.scales)", "here.free(part.scales)", ("misplaced",)),
     # RU: the error of exact values, features that shrink under noise, kinks, and decoders trained together.
     Mutant("metrics/reconstruction.py", "PARTS = 16", "PARTS = 4", ("ru_errors",)),
     Mutant("metrics/ru.py", "torch.where(saturated, WAKING * self", "torch.where(saturated, 0 * self", ("ru_errors",)),
