@@ -105,7 +105,7 @@ class Certificate:
     @property
     def optimal(self) -> Tensor:
         """Whether the solution is certified to be near the optimum, (S,) bool."""
-        return (self.gap <= GAP_TOLERANCE) | (self.saturated & self.gap.isnan())
+        return self.gap <= GAP_TOLERANCE
 
     @property
     def converged(self) -> Tensor:

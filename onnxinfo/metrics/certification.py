@@ -22,8 +22,9 @@ from .constraint import excess, met, still_met
 from .control import Control
 from .found import Certified
 from .growth import doubled_deviation, explained
+from .leap import leap
 from .measured import Measured, merge
-from .misplaced import Step, descent_from_cap, leap, wake
+from .misplaced import Step, descent_from_cap, wake
 from .noise_precision import factor_to_float32
 from .problem import CONTROLLED_NOISES, Problem
 from .rare import unseen_deviation
@@ -126,12 +127,11 @@ def _raised(
     problem: Problem, scales: Tensor, found: Measured, draws: int, control: Control | None
 ) -> tuple[Step, Tensor]:
     """The step that raises misplaced units and surely gains most, and the samples with several optima, (S,) bool."""
-    feature, tie, cap, counted, free = problem.feature, problem.tie, problem.cap, problem.counted, problem.free(scales)
+    free = problem.free(scales)
     exponent = found.exponent(free)
-    awake = wake(feature, found, free, counted, partial(problem.moved, scales), draws, control)
-    to_cap, torn = leap(feature, scales, tie, cap, counted, problem.target, exponent)
-    one_by_one = raise_singly(feature, scales, tie, cap, counted, problem.target, exponent)
-    return awake.or_else(to_cap).or_else(one_by_one), torn
+    awake = wake(problem.feature, found, free, problem.counted, partial(problem.moved, scales), draws, control)
+    to_cap, torn = leap(problem, scales, exponent)
+    return awake.or_else(to_cap).or_else(raise_singly(problem, scales, exponent)), torn
 
 
 def _change(problem: Problem, scales: Tensor, found: Measured, step: Step) -> Tensor:

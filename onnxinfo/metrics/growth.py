@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .certificate import Growth, relative_stderr
 from .measured import measure
+from .probe import LayerProbe
 from .problem import Problem
 
 #: Noise samples for the deviation's growth under doubled noise: initially, if its error is too large, and that limit.
@@ -17,12 +18,15 @@ POWER_NOISES = 64
 
 def doubled_deviation(problem: Problem, scales: Tensor) -> Tensor:
     """Deviation with the noise of all units below the cap doubled, in units of ``alpha D``, (S,)."""
-    wide = widened(problem, scales, 2.0)
-    deviations = problem.feature.deviations(wide, problem.effort * FEW_NOISES)
+    return deviation_at(problem.feature, widened(problem, scales, 2.0), problem.effort) / problem.target
+
+
+def deviation_at(feature: LayerProbe, sigma: Tensor, effort: int) -> Tensor:
+    """Mean deviation at noise scales (S, n), known as well as a growth has to be, (S,); more noise by a factor."""
+    deviations = feature.deviations(sigma, effort * FEW_NOISES)
     if bool((relative_stderr(deviations) > GROWTH_STDERR).any()):
-        more = problem.effort * (GROWTH_NOISES - FEW_NOISES)
-        deviations = torch.cat([deviations, problem.feature.deviations(wide, more)])
-    return deviations.mean(0) / problem.target
+        deviations = torch.cat([deviations, feature.deviations(sigma, effort * (GROWTH_NOISES - FEW_NOISES))])
+    return deviations.mean(0)
 
 
 def explained(problem: Problem, growth: Growth, scales: Tensor, deviation: Tensor) -> Growth:

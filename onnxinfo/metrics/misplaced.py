@@ -7,7 +7,6 @@ And a feature that saturates has two optima, because beyond some scale more nois
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from .control import Control
 from .measured import Measured, weighted
-from .noise import Tie
 from .probe import Halves, LayerProbe
 from .trial import Sampling, Trial, price_of, pyramid, try_step
 
@@ -33,15 +31,6 @@ MOST_WAKING, HALFWAY = 3.0, 2.0
 #: Standard errors beyond which a gain is no chance, and beyond which as few as four noise samples show that there is
 #: none (Student's distribution: 0.5 %).
 SURELY, SURELY_NONE = 2.0, 6.0
-#: Share of the units that a first look raises to the cap, and its noise samples; shares whose gain is predicted from
-#: it; least gain, in nats, that is worth a step if predicted, and that shows other optima; and the scale, relative to
-#: the cap, if all units are raised.
-LOOK, LOOK_NOISES = 1 / 8, 2
-SHARES, WORTH_A_STEP, NEAR_CAP = (1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32), 0.01, 0.98
-#: Range of the budget that is left for the other units, relative to what they have.
-LEAST_AND_MOST_LEFT = (0.01, 100.0)
-#: Noise samples of a step to the cap.
-LEAP_NOISES = 32
 
 
 def shortfall_at_cap(found: Measured, free: Tensor, counted: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -210,75 +199,3 @@ def _least_mean_square(count: Tensor) -> Tensor:
     """Mean square of so many normal numbers that is hardly ever undercut (Wilson and Hilferty 1931)."""
     spread = 2 / (9 * count)
     return (1 - spread - CHANCE * spread.sqrt()).clamp(min=0) ** 3
-
-
-def leap(
-    feature: LayerProbe, scales: Tensor, tie: Tie, cap: float, counted: Tensor, target: Tensor, exponent: Tensor
-) -> tuple[Step, Tensor]:
-    """Raise some groups to the cap, at random, and rescale the others to what these leave of the budget.
-
-    A first look measures what groups at the cap cost: for nearly all layers, many times the budget.
-
-    Parameters
-    ----------
-    feature
-        The layer.
-    scales, tie, cap
-        Scales (S, groups), their groups, and the cap.
-    counted, target, exponent
-        Counted units, (S, n) bool, ``alpha D``, (S,), and growth of the deviation with the scales, (S,).
-
-    Returns
-    -------
-    tuple
-        The step, and whether it surely gains much at a sample by a choice of groups, (S,) bool. Other choices gain as
-        much, and lead to other optima.
-    """
-
-    def sigma(change: Tensor) -> Tensor:
-        return (base + change).exp().clamp(max=cap) * counted
-
-    logs, top = scales.clamp(max=cap).log(), math.log(cap)
-    base = tie.expand(logs)
-    # Where this look is of no use, as nearly everywhere, the noise of the other measurements stays what it is.
-    state = feature.noise.get_state()
-    looked = torch.where(_chosen(logs, LOOK, feature.noise), top - logs, 0.0)
-    cost = (feature.deviations(sigma(tie.expand(looked)), LOOK_NOISES).mean(0) / target - (1 - LOOK)) / LOOK
-    weight = tie.sum(counted.to(logs))
-    room = ((top - logs) * weight).sum(1) / weight.sum(1).clamp(min=1)
-    shares = logs.new_tensor(SHARES)
-    gain, best = _foretold(shares[:, None], cost, room).max(0)
-    worthwhile = gain > WORTH_A_STEP
-    if not bool(worthwhile.any()):
-        feature.noise.set_state(state)
-        return Step.none(base), torch.zeros_like(worthwhile)
-    share = shares[best]
-    left = _left(share, cost).clamp(*LEAST_AND_MOST_LEFT)[:, None]
-    highest = torch.where(share < 1, top, top + math.log(NEAR_CAP))[:, None]
-    others = torch.where(logs < top, left.log() / 2, 0.0)
-    change = torch.where(_chosen(logs, share[:, None], feature.noise), highest - logs, others)
-    change = tie.expand(torch.where(worthwhile[:, None], change, 0.0)) * counted
-    below = (sigma(change) < cap) & counted
-    step = tried(feature, sigma, change, Sampling(LEAP_NOISES), price_of(exponent, below, counted))
-    return step, (step.sure_gain > WORTH_A_STEP) & (share < 1) & worthwhile
-
-
-def _chosen(like: Tensor, share: float | Tensor, stream: torch.Generator) -> Tensor:
-    """A random share of the groups, (S, groups) bool."""
-    return torch.rand(like.shape, generator=stream, device=like.device) < share
-
-
-def _left(share: Tensor, cost: Tensor) -> Tensor:
-    """Budget that is left if a share of the groups, which cost so many budgets in all, takes the cap.
-
-    Relative to what the others have so far; not positive if it does not suffice, and 1 if it does for all groups.
-    """
-    everything = torch.where(cost <= 1, 1.0, -1.0)
-    return torch.where(share < 1, (1 - share * cost) / (1 - share), everything)
-
-
-def _foretold(share: Tensor, cost: Tensor, room: Tensor) -> Tensor:
-    """Gain in nats if a share of the groups takes the cap, where the others are linear; see :func:`_left`."""
-    left = _left(share, cost)
-    tiny = torch.finfo(left.dtype).tiny
-    return torch.where(left > 0, share * room + (1 - share) / 2 * left.clamp(min=tiny).log(), -math.inf)

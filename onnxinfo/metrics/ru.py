@@ -32,6 +32,7 @@ from .certificate import (
     sample_until,
 )
 from .descent import Descent
+from .growth import deviation_at
 from .linearization import Linearization
 from .noise import ENTROPY, Tie, clip_sigma, waterfill
 from .problem import MANY_UNITS
@@ -91,8 +92,6 @@ LEAST_PASSES, MOST_PASSES = 3, 9
 KNOWN_OFF, ADJUSTMENTS = 0.01, 2
 #: Factors on the noise of samples whose units are all at the cap, to see whether the errors grow with less.
 LESS_NOISE = (0.5, 0.2, 0.05)
-#: Noise samples for the deviation's growth under doubled noise.
-GROWTH_NOISES = 32
 #: Factor on the maximum number of noise samples for samples whose constraint is not certified to be met: scales are
 #: larger and less even than those of SID, so that deviations vary more.
 RATIO_EFFORT = 4
@@ -361,8 +360,8 @@ class Problem:
         """Deviation with the noise of all groups below the cap doubled, in units of ``alpha D``, (S,)."""
         sigma = self.sigma(scales)
         wide = torch.where(self.tie.expand(self.free(scales)), 2 * sigma, sigma)
-        deviations = self.reconstruction.feature.deviations(wide, self.effort * GROWTH_NOISES)
-        return deviations.mean(0) / self.target.clamp(min=torch.finfo(sigma.dtype).tiny)
+        deviation = deviation_at(self.reconstruction.feature, wide, self.effort)
+        return deviation / self.target.clamp(min=torch.finfo(sigma.dtype).tiny)
 
     def gain_below_cap(self, scales: Tensor, saturated: Tensor, moments: Moments, slopes: Slopes) -> Tensor:
         """What samples whose units are all at the cap surely gain with less noise, in nats, (S,); 0 at the others.

@@ -9,60 +9,53 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from .leap import LOOK_NOISES, WORTH_A_STEP
 from .misplaced import Step, tried
-from .noise import Tie
 from .probe import LayerProbe
+from .problem import Problem
 from .trial import Sampling, price_of
 
 #: Maximum number of units: of more, each weighs little.
 MOST_UNITS = 256
-#: Noise samples for what groups cost at the cap: a first look at all of them, and those of groups that may be worth it.
-LOOK_NOISES, COST_NOISES = 2, 32
-#: Noise samples of the step, and least gain, in nats, that is worth one.
-STEP_NOISES, WORTH_A_STEP = 256, 0.005
+#: Noise samples for what groups that may be worth it cost at the cap, and of the step.
+COST_NOISES, STEP_NOISES = 32, 256
 #: Maximum factor on the budget of the other groups.
 MOST_LEFT = 100.0
 
 
-def raise_singly(
-    feature: LayerProbe, scales: Tensor, tie: Tie, cap: float, counted: Tensor, target: Tensor, exponent: Tensor
-) -> Step:
+def raise_singly(problem: Problem, scales: Tensor, exponent: Tensor) -> Step:
     """Raise to the cap the groups that gain more there than they cost, and rescale the others to what is left.
 
     Parameters
     ----------
-    feature
-        The layer.
-    scales, tie, cap
-        Scales (S, groups), their groups, and the cap.
-    counted, target, exponent
-        Counted units, (S, n) bool, ``alpha D``, (S,), and growth of the deviation with the scales, (S,).
+    problem
+        The layer and its constraint.
+    scales, exponent
+        Scales (S, groups), and growth of the deviation with them, (S,).
     """
-    logs, top = scales.clamp(max=cap).log(), math.log(cap)
-    base, weight = tie.expand(logs), tie.sum(counted.to(logs))
-    below = (logs < top) & (weight > 0)
+    feature, tie, counted = problem.feature, problem.tie, problem.counted
+    logs, top = scales.clamp(max=problem.cap).log(), math.log(problem.cap)
+    none = Step.none(tie.expand(logs))
+    below = (logs < top) & (tie.sum(counted.to(logs)) > 0)
     if tie.units > MOST_UNITS or not bool(below.any()):
-        return Step.none(base)
+        return none
     # Where this is of no use, as nearly everywhere, the noise of the other measurements stays what it is.
     state = feature.noise.get_state()
-    chosen, others = _offers(feature, logs, tie, top, counted, target, exponent, below).best()
-    change = torch.where(chosen, top - logs, torch.where(below, (others / exponent)[:, None], 0.0))
-    change = tie.expand(torch.where(chosen.any(1, keepdim=True), change, 0.0)) * counted
-
-    def sigma(change: Tensor) -> Tensor:
-        return (base + change).exp().clamp(max=cap) * counted
-
-    left = tie.expand(below & ~chosen) & counted
+    chosen, others = _offers(problem, logs, exponent, below).best()
     if bool(chosen.any()):
-        step = tried(feature, sigma, change, Sampling(STEP_NOISES), price_of(exponent, left, counted))
+        rescaled = torch.where(below & chosen.any(1, keepdim=True), (others / exponent)[:, None], 0.0)
+        change = tie.expand(torch.where(chosen, top - logs, rescaled)) * counted
+        price = price_of(exponent, tie.expand(below & ~chosen) & counted, counted)
+        step = tried(feature, partial(problem.moved, logs.exp()), change, Sampling(STEP_NOISES), price)
         if bool((step.sure_gain > 0).any()):
             return step
     feature.noise.set_state(state)
-    return Step.none(base)
+    return none
 
 
 @dataclass(frozen=True)
@@ -121,42 +114,31 @@ class _Offers:
         return chosen, left.gather(1, last[:, None])[:, 0]
 
 
-def _offers(
-    feature: LayerProbe,
-    logs: Tensor,
-    tie: Tie,
-    top: float,
-    counted: Tensor,
-    target: Tensor,
-    exponent: Tensor,
-    below: Tensor,
-) -> _Offers:
+def _offers(problem: Problem, logs: Tensor, exponent: Tensor, below: Tensor) -> _Offers:
     """Measure what groups cost at the cap, precisely for those that a first look shows to be worth it."""
+    tie, counted = problem.tie, problem.counted
     weight = tie.sum(counted.to(logs))
-    gain = (top - logs) * weight / weight.sum(1, keepdim=True)
+    gain = (math.log(problem.cap) - logs) * weight / weight.sum(1, keepdim=True).clamp(min=1)
     price = price_of(exponent, tie.expand(below) & counted, counted)
-    everything = torch.arange(tie.groups, device=logs.device)
-    cost = _costs(feature, logs, tie, top, counted, everything, LOOK_NOISES) / target[:, None]
+    cost = _costs(problem, logs, torch.arange(tie.groups, device=logs.device), LOOK_NOISES)
     maybe = _Offers(gain, cost, price, below).worth_it.any(0).nonzero().flatten()
     cost = torch.full_like(gain, math.inf)
     if len(maybe):
-        cost[:, maybe] = _costs(feature, logs, tie, top, counted, maybe, COST_NOISES) / target[:, None]
+        cost[:, maybe] = _costs(problem, logs, maybe, COST_NOISES)
     return _Offers(gain, cost, price, below)
 
 
-def _costs(
-    feature: LayerProbe, logs: Tensor, tie: Tie, top: float, counted: Tensor, groups: Tensor, noises: int
-) -> Tensor:
-    """Rise of the deviation if one group takes the cap, for each of the given groups, (S, len(groups))."""
-    delta = torch.randn((noises, feature.samples, feature.units), generator=feature.noise, device=logs.device)
-    still = _deviation(feature, (tie.expand(logs).exp() * counted)[None], delta)
+def _costs(problem: Problem, logs: Tensor, groups: Tensor, draws: int) -> Tensor:
+    """Rise of the deviation if one group takes the cap, for each of the groups, in ``alpha D``, (S, len(groups))."""
+    feature = problem.feature
+    delta = torch.randn((draws, feature.samples, feature.units), generator=feature.noise, device=logs.device)
+    still = _deviation(feature, problem.sigma(logs.exp())[None], delta)
     raised = []
-    for some in torch.split(groups, max(1, feature.batch_size // (noises * feature.samples))):
-        moved = logs.repeat(len(some), 1, 1)
-        moved[torch.arange(len(some), device=logs.device), :, some] = top
-        sigma = tie.expand(moved.flatten(0, 1)).exp().reshape(len(some), *counted.shape) * counted
-        raised.append(_deviation(feature, sigma, delta))
-    return (torch.cat(raised) - still).T
+    for some in torch.split(groups, max(1, feature.batch_size // (draws * feature.samples))):
+        moved = logs.exp().repeat(len(some), 1, 1)
+        moved[torch.arange(len(some), device=logs.device), :, some] = problem.cap
+        raised.append(_deviation(feature, torch.stack([problem.sigma(scales) for scales in moved]), delta))
+    return (torch.cat(raised) - still).T / problem.target[:, None]
 
 
 def _deviation(feature: LayerProbe, sigma: Tensor, delta: Tensor) -> Tensor:

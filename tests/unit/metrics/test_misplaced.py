@@ -16,8 +16,9 @@ from onnxinfo.metrics import certification, misplaced
 from onnxinfo.metrics.certificate import GAP_TOLERANCE, Certificate, Growth, certify, missing_entropy, take_trial
 from onnxinfo.metrics.constraint import feasible
 from onnxinfo.metrics.found import Certified, Found
+from onnxinfo.metrics.leap import _foretold, leap
 from onnxinfo.metrics.measured import Measured, measure
-from onnxinfo.metrics.misplaced import Step, _change, _foretold, _least_mean_square, leap, wake
+from onnxinfo.metrics.misplaced import Step, _change, _least_mean_square, wake
 from onnxinfo.metrics.sid import search, solve, solve_by
 from onnxinfo.metrics.trial import Sampling, Trial
 
@@ -329,7 +330,7 @@ def test_only_a_choice_of_units_makes_several_optima(width, bump, is_chosen):
     """Not where all of them belong at the cap."""
     given = problem_of(Saturating(width, bump), torch.zeros(3, UNITS))
     scales = feasible(given, given.uniform())
-    step, chosen = leap(given.feature, scales, given.tie, 1.0, given.counted, given.target, torch.full((3,), 2.0))
+    step, chosen = leap(given, scales, torch.full((3,), 2.0))
     assert bool(chosen.all()) is bool(chosen.any()) is is_chosen
     assert bool((step.sure_gain > 0).all()) is (is_chosen or bump)
 
@@ -338,7 +339,7 @@ def test_units_that_have_taken_the_cap_stay_there():
     given = problem_of(Saturating(0.02), torch.zeros(3, UNITS))
     scales = torch.full((3, UNITS), 0.0135)
     scales[:, : UNITS // 8] = 5.0
-    found, _ = leap(given.feature, scales, given.tie, 1.0, given.counted, given.target, torch.full((3,), 2.0))
+    found, _ = leap(given, scales, torch.full((3,), 2.0))
     assert found.change[:, UNITS // 8 :].any(1).all()
     assert not found.change[:, : UNITS // 8].any()
 
@@ -346,7 +347,7 @@ def test_units_that_have_taken_the_cap_stay_there():
 def test_a_look_that_shows_nothing_leaves_the_noise_alone():
     given = cell()
     before, scales = given.feature.noise.get_state(), torch.full((3, UNITS), BEST)
-    found, _ = leap(given.feature, scales, given.tie, 1.0, given.counted, given.target, torch.full((3,), 2.0))
+    found, _ = leap(given, scales, torch.full((3,), 2.0))
     assert not found.change.any()
     assert torch.equal(given.feature.noise.get_state(), before)
 

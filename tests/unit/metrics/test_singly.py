@@ -56,8 +56,7 @@ def test_units_that_saturate_are_found_among_others(seed):
 
 
 def looked(given, scales):
-    full = torch.full((given.feature.samples,), 2.0)
-    return raise_singly(given.feature, scales, given.tie, given.cap, given.counted, given.target, full)
+    return raise_singly(given, scales, torch.full((given.feature.samples,), 2.0))
 
 
 def test_units_that_cost_too_much_are_left_and_the_noise_too():
