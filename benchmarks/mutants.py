@@ -37,7 +37,7 @@ class Mutant(NamedTuple):
 CERTIFICATE, MEASURED, SID = "metrics/certificate.py", "metrics/measured.py", "metrics/sid.py"
 ASCENT, CERTIFICATION, CONSTRAINT = "metrics/ascent.py", "metrics/certification.py", "metrics/constraint.py"
 CLOSED, FOUND, GROWTH = "metrics/closed_form.py", "metrics/found.py", "metrics/growth.py"
-ROUNDING = "metrics/rounding.py"
+ROUNDING, LEAP, SINGLY = "metrics/rounding.py", "metrics/leap.py", "metrics/singly.py"
 CELLS, STIFF, PRECISION = ("certificate", "sabotage"), ("stiff",), ("noise_precision",)
 EXACT = ("unknown_numbers", "known_answers")
 MUTANTS = (
@@ -116,21 +116,21 @@ MUTANTS = (
     Mutant("metrics/misplaced.py", "/ (share * (2 - share))", "/ torch.ones_like(share)", ("misplaced",)),
     # Single units that saturate.
     Mutant(CERTIFICATION, ".or_else(raise_singly(problem, scales, exponent))", "", ("singly",)),
-    Mutant("metrics/singly.py", "self.gain + self.price[:, None] * left.log() > 0", "self.gain > 0", ("singly",)),
-    Mutant("metrics/singly.py", "(others / exponent)[:, None]", "(0 * exponent)[:, None]", ("singly",)),
-    Mutant("metrics/singly.py", "& (order.argsort(1) <= last[:, None])", "", ("singly",)),
-    Mutant("metrics/singly.py", "rescaled)) * counted", "rescaled))", ("rounds",)),
-    Mutant("metrics/singly.py", "draws * feature.samples))):", "1))):", ("rounds",)),
-    Mutant("metrics/singly.py", "(len(sigma) * feature.samples))):", "1))):", ("rounds",)),
+    Mutant(SINGLY, "self.gain + self.price[:, None] * left.log() > 0", "self.gain > 0", ("singly",)),
+    Mutant(SINGLY, "(others / exponent)[:, None]", "(0 * exponent)[:, None]", ("singly",)),
+    Mutant(SINGLY, "& (order.argsort(1) <= last[:, None])", "", ("singly",)),
+    Mutant(SINGLY, "rescaled)) * counted", "rescaled))", ("rounds",)),
+    Mutant(SINGLY, "draws * feature.samples))):", "1))):", ("rounds",)),
+    Mutant(SINGLY, "(len(sigma) * feature.samples))):", "1))):", ("rounds",)),
     # What a round hands to the next, and steps to the cap.
     Mutant(CERTIFICATION, "passes = [each.divided(off) for each in passes]", "", ("misplaced",)),
     Mutant(FOUND, "torch.where(found & ~", "torch.where(self.torn & ~", ("misplaced",)),
     Mutant(SID, "here.free(certified.scales) | here.free(part.scales)", "here.free(part.scales)", ("rounds",)),
     Mutant(CONSTRAINT, "OFF = 0.03", "OFF = 0.001", ("rounds",)),
     Mutant(CONSTRAINT, "OFF = 0.03", "OFF = 1.0", ("rounds",)),
-    Mutant("metrics/leap.py", "share = shares[best]", "share = shares[best]; feature.noise.set_state(state)", ("rounds",)),
-    Mutant("metrics/leap.py", "(step.sure_gain > WORTH_A_STEP)", "(step.sure_gain > 0)", ("rounds",)),
-    Mutant("metrics/leap.py", "[:, None], change, 0.0)) * counted", "[:, None], change, 0.0))", ("rounds",)),
+    Mutant(LEAP, "share = shares[best]", "share = shares[best]; feature.noise.set_state(state)", ("rounds",)),
+    Mutant(LEAP, "(step.sure_gain > WORTH_A_STEP)", "(step.sure_gain > 0)", ("rounds",)),
+    Mutant(LEAP, "[:, None], change, 0.0)) * counted", "[:, None], change, 0.0))", ("rounds",)),
     Mutant("metrics/probe.py", "            if not bool(linear):\n                break\n", "", ("rounds",)),
     # RU: the error of exact values, features that shrink under noise, kinks, and decoders trained together.
     Mutant("metrics/reconstruction.py", "PARTS = 16", "PARTS = 4", ("ru_errors",)),
