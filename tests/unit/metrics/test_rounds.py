@@ -26,7 +26,7 @@ class Linear(torch.nn.Module):
 
 class Saturating(torch.nn.Module):
     def forward(self, x):
-        return (torch.tanh(60 * x),)
+        return (torch.tanh(40 * x),)
 
 
 def cell(module, samples=2, units=UNITS):
