@@ -121,7 +121,7 @@ MUTANTS = (
     Mutant(SINGLY, "& (order.argsort(1) <= last[:, None])", "", ("singly",)),
     Mutant(SINGLY, "rescaled)) * counted", "rescaled))", ("rounds",)),
     Mutant(SINGLY, "draws * feature.samples))):", "1))):", ("rounds",)),
-    Mutant(SINGLY, "(len(sigma) * feature.samples))):", "1))):", ("rounds",)),
+    Mutant(SINGLY, "(len(sigma) * feature.samples))):", "1)):", ("rounds",)),
     # What a round hands to the next, and steps to the cap.
     Mutant(CERTIFICATION, "passes = [each.divided(off) for each in passes]", "", ("misplaced",)),
     Mutant(FOUND, "torch.where(found & ~", "torch.where(self.torn & ~", ("misplaced",)),

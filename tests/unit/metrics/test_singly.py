@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from scipy.integrate import trapezoid
 from scipy.stats import norm
 from test_bends import problem_of
 
+from onnxinfo.metrics import singly
+from onnxinfo.metrics.leap import LOOK_NOISES
 from onnxinfo.metrics.noise import ENTROPY, Tie
 from onnxinfo.metrics.sid import solve
 from onnxinfo.metrics.singly import MOST_UNITS, raise_singly
@@ -60,9 +63,17 @@ def looked(given, scales):
 
 
 def test_units_that_cost_too_much_are_left_and_the_noise_too():
-    given = problem_of(Linear(), torch.zeros(2, UNITS))
+    given, draws = problem_of(Linear(), torch.zeros(2, UNITS)), []
+
+    def noted(problem, logs, groups, count, costs=singly._costs):
+        draws.append(count)
+        return costs(problem, logs, groups, count)
+
     before = given.feature.noise.get_state()
-    assert not looked(given, given.uniform()).change.any()
+    with patch.object(singly, "_costs", noted):
+        assert not looked(given, given.uniform()).change.any()
+    # The first look tells.
+    assert draws == [LOOK_NOISES]
     assert torch.equal(given.feature.noise.get_state(), before)
 
 
