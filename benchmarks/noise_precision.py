@@ -9,15 +9,14 @@ relative to the budget.
 
 from __future__ import annotations
 
-import math
 import time
 
-import torch
 from common import analysis_parser, machine, prepared
 
 from onnxinfo.analysis.job import Job
 from onnxinfo.metrics.linearization import linearize
 from onnxinfo.metrics.noise import generator
+from onnxinfo.metrics.noise_precision import carried, relative_time
 from onnxinfo.metrics.problem import Problem
 from onnxinfo.metrics.sid import solve
 from onnxinfo.models.studies.script import as_script
@@ -38,7 +37,8 @@ def measured(job: Job, position: int, samples: int, seed: int, noises: int) -> l
         found = solve(Problem.of(feature, start, target, job.tie, CAP, job.shape))
         seconds = time.process_time() - began
         fresh = job.feature(position, x, rows, seed + 1)
-        deviations = fresh.deviations(found.sigma, noises) / target if noises else torch.full((2, 1), math.nan)
+        deviations = fresh.deviations(found.sigma, noises) / target
+        fresh.precision = precision
         results.append(
             {
                 "seconds": seconds / samples,
@@ -46,7 +46,7 @@ def measured(job: Job, position: int, samples: int, seed: int, noises: int) -> l
                 "ratio": float(deviations.mean()),
                 "converged": float(found.certificate.converged.float().mean()),
                 "products": float(found.probes.float().mean()),
-                "narrow": float(feature.differences is not None),
+                "narrow": float(carried(fresh, found.sigma) is not None),
             }
         )
     return results
@@ -57,12 +57,13 @@ def main() -> None:
     parser = analysis_parser(__doc__)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--noises", type=int, default=0, help="fresh noise samples of the ratio")
+    parser.add_argument("--noises", type=int, default=64, help="fresh noise samples of the ratio")
     given = parser.parse_args()
     job = prepared(
         given.model, given.inputs, given.layers, preset=given.preset, samples=given.samples, device=given.device
     )
-    print(f"{machine(given.device)}; {given.samples} samples, seed {given.seed}\n")
+    print(f"{machine(given.device)}; {given.samples} samples, seed {given.seed}")
+    print(f"A convolution in bfloat16 takes {relative_time():.2f} of the time in float32.\n")
     print("| layer | CPU s per cell, float32 | bfloat16 | relative | H, float32 | H | ratio | converged | products |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for position, layer in enumerate(job.layers):

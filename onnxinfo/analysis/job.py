@@ -31,6 +31,7 @@ from ..metrics.intervals import Intervals
 from ..metrics.journal import Journal
 from ..metrics.network import Network
 from ..metrics.noise import Tie, generator, make_joint_tie
+from ..metrics.noise_precision import resolved
 from ..metrics.probe import LayerProbe
 from ..metrics.radial import Integrator, Radial
 from ..torch_graph.convert import Conversion
@@ -121,6 +122,11 @@ class Job:
         flow = self.provider.model.flow
         return tuple(saturating(flow, layer.name) for layer in self.layers)
 
+    @cached_property
+    def precision(self) -> str:
+        """Precision of the noise; see :func:`.noise_precision.resolved`. It is measured, hence set for a whole run."""
+        return resolved(self.settings.noise_precision, self.device)
+
     def inputs(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Analysis input of some samples, (S, *shape), and their rows, (S,)."""
         x = on_device(self.provider.perturbed(indices), self.device)
@@ -143,8 +149,7 @@ class Job:
         # All layers get the same noise, so that differences between them are not due to the draw.
         noise, probes = self.stream("noise", first), self.stream("probes", first)
         network = self.network.part([layer])
-        precision = self.settings.noise_precision
-        return LayerProbe(network, x, self.unit, rows, noise, probes, self.batch_size, self.journal, precision)
+        return LayerProbe(network, x, self.unit, rows, noise, probes, self.batch_size, self.journal, self.precision)
 
     def integrator(self, layer: int) -> Callable[[LayerProbe, Tie, Tensor], Integrator]:
         """Return a factory of the integrator for a layer that is only evaluated.

@@ -62,8 +62,8 @@ class WorkerSpec:
         Time limit of ONNX Runtime for one batch, in seconds.
     unfinished
         Where unfinished work is kept.
-    batching
-        Batching strategy, batch axes and batch size; None: the worker selects its own.
+    batching, precision
+        Batching strategy, batch axes and batch size, and precision of the noise; None: the worker selects its own.
     """
 
     version: str
@@ -90,11 +90,12 @@ class WorkerSpec:
     timeout: float
     unfinished: Unfinished | None
     batching: tuple[str, list[int], int] | None
+    precision: str | None
 
     def in_memory(self) -> WorkerSpec:
-        """Copy for another machine: all samples are in arrays, and no unfinished work is kept."""
+        """Copy for another machine: all samples are in arrays, no unfinished work is kept, and its speed is its own."""
         inputs = {name: PreprocessedSamples(held, held.batch(range(len(held)))) for name, held in self.inputs.items()}
-        return dataclasses.replace(self, inputs=inputs, unfinished=None)
+        return dataclasses.replace(self, inputs=inputs, unfinished=None, precision=None)
 
     def for_device(self, device: str) -> WorkerSpec:
         """Copy for a worker on another device of the same kind."""
@@ -131,6 +132,8 @@ class WorkerSpec:
         job.foreground, job.memory = self.foreground, self.memory
         job.evaluated = self.evaluated
         job.units = None if self.units is None else torch.from_numpy(self.units)
+        if self.precision is not None:
+            job.precision = self.precision
         if self.batching is None:
             job.network.select_batching(
                 *job.inputs([0, len(provider) - 1]), job.unit, rounded=rounds(provider.model.proto)
@@ -186,4 +189,5 @@ def describe_worker(worker: Worker, folder: Path, *, device: str, threads: int) 
         None if job.units is None else job.units.numpy(),
         job.memory, dict(worker.measures), libraries(), device, threads, current_limit(), worker.unfinished,
         (job.network.mode, job.network.axes, job.batch_size) if same else None,
+        job.precision if same else None,
     )  # fmt: skip

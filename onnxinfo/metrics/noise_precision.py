@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import math
+import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from .budget import is_exhaustion
 from .differences import Differences, UnsupportedGraphError, differences
@@ -19,6 +24,9 @@ logger = logging.getLogger(__name__)
 LEAST_PRODUCTS = 4e6
 #: Largest relative differences from the float32 network: of a sample's deviation, and of its gradient.
 OF_DEVIATION, OF_GRADIENT = 0.03, 0.15
+#: Time of a convolution in bfloat16, relative to float32, below which passes are carried in bfloat16; the least of this
+#: many measurements counts, of a convolution between so many channels, in images of this side.
+FASTER, TIMINGS, TIMED_CHANNELS, TIMED_SIDE = 0.8, 7, 64, 28
 #: Noise samples of the check, and of the comparison of deviations at certified scales.
 CHECKED_NOISES, COMPARED_NOISES = 2, 4
 
@@ -37,7 +45,7 @@ def carried(feature: LayerProbe, sigma: Tensor) -> Differences | None:
     sigma
         Noise scales, (S, n), standardized.
     """
-    if not is_allowed(feature.precision, feature.x.device):
+    if feature.precision == "float32":
         return None
     # The activations that are kept for every sample take at most as much memory as those of a pass.
     if feature.samples > feature.batch_size:
@@ -63,17 +71,51 @@ def carried(feature: LayerProbe, sigma: Tensor) -> Differences | None:
     return found if agrees else None
 
 
-def is_allowed(precision: str, device: torch.device) -> bool:
-    """Whether a precision, ``auto``, ``float32`` or ``bfloat16``, lets layers use bfloat16 on a device."""
-    return precision == "bfloat16" or (precision == "auto" and is_fast(device))
+def resolved(precision: str, device: torch.device) -> str:
+    """Precision for a run's layers, given that of the settings: ``auto`` is float32 on devices slow at bfloat16.
+
+    On the others it stays ``auto``: bfloat16 in layers with enough products.
+    """
+    return "float32" if precision == "auto" and not is_fast(device) else precision
 
 
 def is_fast(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 numbers faster than float32 numbers."""
+    """Whether a device multiplies bfloat16 numbers faster than float32 numbers.
+
+    Instructions for it are no proof: on some processors they take twice as long as those for float32.
+    """
     if device.type != "cpu":
         return False
     names = "_is_avx512_bf16_supported", "_is_amx_tile_supported"
-    return any(getattr(torch.cpu, name, bool)() for name in names)
+    return any(getattr(torch.cpu, name, bool)() for name in names) and relative_time() < FASTER
+
+
+@functools.cache
+def relative_time() -> float:
+    """Time of a convolution in bfloat16, relative to float32, on this processor."""
+    runs = [_convolution(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    shortest = [math.inf, math.inf]
+    for _ in range(TIMINGS):
+        # In turns, so that other work on the processor slows both down.
+        shortest = [min(least, _seconds(run)) for least, run in zip(shortest, runs, strict=True)]
+    logger.debug("a convolution takes %.4f s in float32, %.4f s in bfloat16", *shortest)
+    return shortest[1] / shortest[0]
+
+
+def _convolution(dtype: torch.dtype) -> Callable[[], Tensor]:
+    weight = torch.ones(TIMED_CHANNELS, TIMED_CHANNELS, 3, 3, dtype=dtype)
+    x = torch.ones(2, TIMED_CHANNELS, TIMED_SIDE, TIMED_SIDE, dtype=dtype)
+    weight, x = (each.contiguous(memory_format=torch.channels_last) for each in (weight, x))
+    run = functools.partial(conv2d, x, weight, padding=1)
+    run()
+    return run
+
+
+def _seconds(run: Callable[[], Tensor]) -> float:
+    # Unlike the time on the clock, this does not contain that of other processes.
+    began = time.thread_time()
+    run()
+    return time.thread_time() - began
 
 
 def factor_to_float32(feature: LayerProbe, sigma: Tensor, effort: int = 1) -> Tensor:

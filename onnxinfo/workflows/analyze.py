@@ -65,7 +65,6 @@ from ..inputs.unit_mask import UnitMask
 from ..metrics.budget import CPU_INPUTS, device_of, fit
 from ..metrics.input_provider import InputProvider
 from ..metrics.joint import joined_samples, open_provider
-from ..metrics.noise_precision import is_allowed
 from ..registry import ENGINES, METRICS
 from ..replacing import check_writable
 from ..termination import orderly_termination
@@ -83,6 +82,8 @@ from .open_samples import open_analyzed, reopening
 logger = logging.getLogger(__name__)
 #: Receives the sanity card, line by line, which front ends show also where they show no log.
 sanity_logger = logging.getLogger("onnxinfo.sanity")
+#: Attribute of a run that says whether its layers may have been solved with noise in bfloat16.
+NARROW = "noise_bfloat16"
 
 
 def analyze(
@@ -342,6 +343,7 @@ def complete(
     ):
         if job.memory is None:
             job.batch_size = _as_begun(writer, job.batch_size)
+        job.precision = _precision_as_begun(writer, job)
         worker.unfinished = unfinished_work(job.output, name, schema, job)
         if any(not writer.finished(metric).all() for metric in measures):
             for measure in worker.measures.values():
@@ -491,6 +493,12 @@ def _prepared(
     return prepare_evaluated(provider, chosen, settings, device, named=named)
 
 
+def _precision_as_begun(writer: RunWriter, job: Job) -> str:
+    """Float32 if the run was begun with it, even if bfloat16 is fast here; bfloat16 only where it is."""
+    begun_in_float32 = writer.recorded(NARROW) is False
+    return "float32" if begun_in_float32 and job.settings.noise_precision == "auto" else job.precision
+
+
 def _as_begun(writer: RunWriter, batch_size: int) -> int:
     """Batch size that the run was started with: another one would change the last digits of a resumed run."""
     begun = writer.recorded("inputs_at_once")
@@ -555,7 +563,7 @@ def _schema(job: Job, measures: Mapping[str, Measure], more: Mapping[str, Any], 
         **({RETRY: True} if job.config.out.retry_unproven else {}),
         "inputs_at_once": job.batch_size,
         "batching": job.network.mode,
-        "noise_bfloat16": is_allowed(job.settings.noise_precision, job.device),
+        NARROW: job.precision != "float32",
         **where,
         "onnxinfo": __version__,
         "torch": torch.__version__,

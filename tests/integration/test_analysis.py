@@ -220,3 +220,19 @@ def test_noise_in_bfloat16_gives_the_same_values_within_their_errors(tmp_path):
     assert (apart > 0).all(), "the network was evaluated in float32"
     assert (apart <= 4 * wide.values["stderr"] + 0.005).all()
     assert narrow.values["converged"].all()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_run_that_was_begun_in_float32_goes_on_in_it(tmp_path, monkeypatch, begun):
+    """A processor's speed is measured, so a resumed run might judge it differently."""
+    fast, used = {"now": begun}, []
+    monkeypatch.setattr("onnxinfo.metrics.noise_precision.is_fast", lambda device: fast["now"])
+    monkeypatch.setattr("onnxinfo.metrics.sid.carried", lambda feature, _: used.append(feature.precision))
+    analyze(tmp_path, limit=2)
+    assert set(used) == {"auto" if begun else "float32"}
+    used.clear()
+    fast["now"] = not begun
+    analyze(tmp_path, limit=4)
+    assert set(used) == {"float32"}
+    with onnxinfo.open(tmp_path / "out.h5") as archive:
+        assert archive["digits-cnn"].provenance["noise_bfloat16"] is begun

@@ -164,18 +164,23 @@ def test_a_mask_that_does_not_fit_is_refused(spec: Any, error: type, message: st
         open_unit_mask(spec, given, given.first, SHAPE, AXES)
 
 
-def test_workers_have_the_same_units_and_time_limit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_workers_have_the_same_units_time_limit_and_precision(tmp_path: Path, precision: str) -> None:
     loaded = load(text_model())
     feeds = InputProvider(loaded, samples(text_model(), ids=IDS, attention_mask=MASK), "embedded")
     layers = [layer for layer in list_layers(loaded, "embedded") if layer.name == "y"]
     job = prepare(feeds, layers, SidConfig(), torch.device("cpu"))
     job.units = torch.from_numpy(EXPECTED)
+    # Workers do not measure the processor's speed themselves; those on other machines do.
+    job.precision = precision
     here = Worker(job, make_measures(["sid"], job))
     with time_limit(7):
         sent = describe_worker(here, tmp_path, device="cpu", threads=1)
     elsewhere, limit = copy_context().run(lambda: (sent.worker(), current_limit()))
     assert torch.equal(elsewhere.job.units, job.units)
     assert limit == 7
+    assert elsewhere.job.precision == precision
+    assert sent.in_memory().precision is None
 
 
 def test_the_option(tmp_path: Path) -> None:
