@@ -24,6 +24,8 @@ T = TypeVar("T")
 _BESIDE = "; evaluated layers: "
 #: Numbers of checkpointed segments, tried in order.
 SEGMENTS = (1, 2, 4, 8, 16, 32, 64, 128)
+#: Number of random bits that never repeat themselves in practice.
+SURELY_DIFFERENT = 64
 
 
 class Network:
@@ -222,8 +224,11 @@ class Network:
         return _one_by_one(self, x, [tensor[rows] for tensor in self.conditioning_inputs])
 
     def _repeats_itself(self, x: Tensor, rows: Tensor) -> bool:
+        """Whether the graph has no random numbers; few of them may be equal by chance, so they are drawn more often."""
         with torch.no_grad():
-            return all(map(same_features, self._loop(x, rows), self._loop(x, rows)))
+            first = self._loop(x, rows)
+            times = max(1, SURELY_DIFFERENT // max(1, min(output.numel() for output in first)))
+            return all(all(map(same_features, first, self._loop(x, rows))) for _ in range(times))
 
     def _neighbors_do_not_matter(self, x: Tensor, rows: Tensor) -> bool:
         """Whether the first sample of a fixed-size batch gives the same result next to copies and next to others."""
