@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import signal
 from types import SimpleNamespace
 
@@ -34,6 +35,17 @@ def unsynced():
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("os.fsync", lambda handle: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Initial weights and the like do not depend on which tests came before in the same process."""
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture
