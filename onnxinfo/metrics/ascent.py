@@ -11,16 +11,16 @@ from torch import Tensor
 from .certificate import MOST_CURVATURE, rescale_to_constraint
 from .constraint import feasible, is_far
 from .control import Control
+from .halves import Halves
 from .measured import Measured, merge, outlier_weights, relative_gradient
 from .noise import Tie
-from .probe import Halves
 from .problem import Problem
 
 #: Gain in nats, averaged over this many recent passes and the samples, plus its standard error, below which the ascent
 #: stops.
 PASS_GAIN, RECENT = 0.005, 4
 #: Minimum number of steps, unless less is missing; step size, as gain in nats, below which the ascent stops.
-LEAST_STEPS, STEP_GAIN = 2, 0.0015
+LEAST_STEPS, STEP_GAIN = 2, 0.001
 #: Minimum fraction of the Newton step.
 LEAST_DAMPING = 0.06
 #: Largest change of log sigma in one step.

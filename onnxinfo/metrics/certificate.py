@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from .control import Control
+from .halves import Halves
 from .measured import Measured, mean_over
 from .misplaced import shortfall_at_cap
-from .probe import Halves, LayerProbe
+from .probe import LayerProbe
 from .trial import Sampling, Trial, price_of, pyramid, try_step
 
 #: Limits of convergence: excess of the ratio beyond twice its standard error, also the limit of that standard error;

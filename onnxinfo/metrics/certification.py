@@ -26,7 +26,7 @@ from .leap import leap
 from .measured import Measured, merge
 from .misplaced import Step, descent_from_cap, wake
 from .noise_precision import factor_to_float32
-from .problem import CONTROLLED_NOISES, Problem
+from .problem import CONTROLLED_NOISES, PASS_NOISES, Problem
 from .rare import unseen_deviation
 from .singly import raise_singly
 from .trial import Sampling
@@ -36,8 +36,8 @@ NEARLY_MET, ADJUSTMENTS = 0.1, 3
 #: Maximum number of noise samples of a trial step, shared by both ends (more with a control variate), and standard
 #: error of the curvature at which fewer suffice.
 TRIAL_NOISES, CURVATURE_STDERR = 12, 0.07
-#: Maximum number of passes of a certificate: for all samples of a block, and for the few that need more; twice as many
-#: where passes take half of the noise.
+#: Maximum number of passes of a certificate: for all samples of a block, and for the few that need more; more where
+#: passes take less noise.
 CERTIFICATE_PASSES, MOST_PASSES = 8, 16
 
 
@@ -113,12 +113,13 @@ def _until_known(
 ) -> tuple[Tensor, list[Measured]]:
     """Add passes until the gap is precise enough, or there are enough; scales that are off are corrected first."""
     passes, adjusted = passes or [problem.measured(scales, control)], 0
+    allowed = most * max(1, PASS_NOISES // problem.draws(control))
     while True:
         found, free = merge(passes), problem.free(scales)
         if bool((excess(problem, scales, found.deviations) > NEARLY_MET).any()) and adjusted < ADJUSTMENTS:
             scales = rescale_to_constraint(scales, found.deviations, problem.target, found.exponent(free))
             passes, adjusted = [], adjusted + 1
-        elif len(passes) >= most * problem.thrift(control) or is_known(problem, found, free):
+        elif len(passes) >= allowed or is_known(problem, found, free):
             return scales, passes
         passes.append(problem.measured(scales, control))
 

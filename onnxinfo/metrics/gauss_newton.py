@@ -7,8 +7,9 @@ from torch import Tensor
 
 from .certificate import rescale_to_constraint
 from .constraint import feasible
+from .couplings import Couplings
+from .halves import Halves
 from .noise import waterfill
-from .probe import Halves
 from .problem import Problem
 from .shrinkage import wiener_with
 
@@ -18,20 +19,22 @@ ROUND_NOISES, ROUND_PROBES = 8, 8
 MOMENT_PASSES, MOMENT_NOISES = 10, 64
 
 
-def gauss_newton(problem: Problem, scales: Tensor) -> Tensor:
+def gauss_newton(problem: Problem, scales: Tensor) -> tuple[Tensor, Couplings | None]:
     """Gauss-Newton: ``sigma_i^2`` inverse to ``E||J_i(x + sigma*delta)||^2`` at the given, feasible sigma.
 
-    The deviation measured at this sigma, relative to that predicted from the norms, sets the size of the new one.
+    The deviation measured at this sigma, relative to that predicted from the norms, sets the size of the new one. The
+    products that the norms come from also estimate couplings of the units.
     """
-    halves, deviations = _column_norms(problem, scales)
+    halves, deviations, couplings = _column_norms(problem, scales)
     norms = _smoothed(problem, halves) * problem.counted
     foretold = (problem.sigma(scales).square() * norms).sum(1)
-    return rescale_to_constraint(waterfill(norms, problem.target, problem.tie, problem.cap), deviations, foretold)
+    found = waterfill(norms, problem.target, problem.tie, problem.cap)
+    return rescale_to_constraint(found, deviations, foretold), couplings
 
 
-def _column_norms(problem: Problem, scales: Tensor) -> tuple[Halves, Tensor]:
-    """Squared column norms under noise, and the deviations (draws, S)."""
-    probes = ROUND_PROBES // problem.thrift()
+def _column_norms(problem: Problem, scales: Tensor) -> tuple[Halves, Tensor, Couplings | None]:
+    """Squared column norms under noise, the deviations (draws, S), and couplings of the units."""
+    probes = ROUND_PROBES // problem.thrift
     return problem.feature.column_norms(problem.sigma(scales), problem.effort * ROUND_NOISES, probes)
 
 

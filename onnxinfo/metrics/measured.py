@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from .control import Control
-from .probe import Halves, LayerProbe
+from .couplings import Couplings
+from .halves import Halves
+from .probe import LayerProbe
 
 #: Squared norm of a gradient, in units of the median, above which its weight falls.
 OUTLYING = 5.0
@@ -97,7 +99,7 @@ def outlier_weights(power: Tensor) -> Tensor:
     return torch.where(power > most, most / power, 1.0)
 
 
-def measure(feature: LayerProbe, sigma: Tensor, draws: int, control: Control | None = None) -> Measured:
+def measure(feature: LayerProbe, sigma: Tensor, draws: int, control: Control | Couplings | None = None) -> Measured:
     """Measure gradient and deviations of noise scales (S, n) with fresh noise samples, a multiple of eight."""
     parts, deviations = [], []
     for _ in range(2):

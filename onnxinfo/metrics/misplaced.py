@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from .control import Control
+from .halves import Halves
 from .measured import Measured, weighted
-from .probe import Halves, LayerProbe
+from .probe import LayerProbe
 from .trial import Sampling, Trial, price_of, pyramid, try_step
 
 #: A unit may be asleep if the mean square of its gradient is below this share of the median. With few noisy parts, the

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from .control import Control
+from .couplings import Couplings, LessNoise, products_kept
 from .differences import Differences
+from .halves import HalfSums, Halves
 from .jacobian_moments import JacobianMoments
 from .journal import Journal, Sums
 from .network import Network
@@ -22,56 +24,6 @@ from .rows import as_rows
 LINEAR_TOLERANCE = 1e-4
 #: Factor on the variance of deviations from which a control does harm, beyond what few noise samples show by chance.
 MISLED = 2.0
-
-
-@dataclass(frozen=True)
-class Halves:
-    """Two independent estimates of the same map, each (S, n)."""
-
-    first: Tensor
-    second: Tensor
-
-    @property
-    def mean(self) -> Tensor:
-        """Estimate from all probes, (S, n)."""
-        return (self.first + self.second) / 2
-
-
-class HalfSums:
-    """Sums over a stream of noise samples that alternate between two halves, for any batch size.
-
-    Parameters
-    ----------
-    like
-        Map of the shape that is summed, (S, n).
-    """
-
-    def __init__(self, like: Tensor) -> None:
-        self._sums = (torch.zeros_like(like), torch.zeros_like(like))
-        self._count = torch.zeros((), dtype=torch.long)
-
-    @property
-    def totals(self) -> tuple[Tensor, ...]:
-        """The sums and the number of noise samples, which change in place."""
-        return *self._sums, self._count
-
-    def add(self, values: Tensor) -> None:
-        """Add the values of some noise samples, (draws, S, n)."""
-        count = int(self._count)
-        for i, total in enumerate(self._sums):
-            total += values[(i + count) % 2 :: 2].sum(0)
-        self._count += len(values)
-
-    @property
-    def both(self) -> tuple[Tensor, Tensor]:
-        """Mean of each half, (S, n); the number of noise samples must be even."""
-        count = int(self._count)
-        first, second = (total * (2 / count) for total in self._sums)
-        return first, second
-
-    def means(self) -> Halves:
-        """Mean of each half, as :class:`Halves`."""
-        return Halves(*self.both)
 
 
 @dataclass
@@ -225,7 +177,7 @@ class LayerProbe:
         self.n_vjps += draws
         return self.deviation(self.change(x)).mean(0)
 
-    def column_norms(self, sigma: Tensor, draws: int, per_noise: int) -> tuple[Halves, Tensor]:
+    def column_norms(self, sigma: Tensor, draws: int, per_noise: int) -> tuple[Halves, Tensor, Couplings | None]:
         """``E ||J_i(x + sigma*delta)||^2`` by vector-Jacobian products, ``E_u (J^T u)_i^2`` with random signs u.
 
         Signs have the least variance among probes with independent entries. Several probes per noise sample share a
@@ -244,18 +196,36 @@ class LayerProbe:
             Two independent estimates of the squared column norms.
         Tensor
             The deviations, (draws, S).
+        Couplings or None
+            From some of the products, and one more for each noise sample, along the change that it causes.
         """
         sums = HalfSums(sigma)
+        kept = products_kept(draws, per_noise, sigma)
+        random: list[Tensor] = []
+        along: list[Tensor] = []
         parts: list[Tensor] = []
-        for count in self.batches(draws, sigma, sums.totals, [parts]):
+        for count in self.batches(draws, sigma, sums.totals, [random, along, parts]):
             _, x = self.perturb(sigma, count)
             x.requires_grad_(True)
             change = self.change(x)
-            norms = squared_products(change, x, self.unit, per_noise, self.probes)
+            norms = torch.zeros(count, self.samples, self.units, dtype=sigma.dtype, device=sigma.device)
+            for i, u in enumerate(cotangents(change, per_noise, self.probes)):
+                product = self._product(change, x, u)
+                norms += product.square()
+                if i < kept:
+                    random.append(product)
             self.n_vjps += count * min(per_noise, change.shape[1])
-            sums.add(norms.reshape(count, self.samples, -1))
+            if kept:
+                along.append(self._product(change, x, unit_power(change.detach())))
+                self.n_vjps += count
+            sums.add(norms / (per_noise if per_noise < change.shape[1] else 1))
             parts.append(self.deviation(change.detach()))
-        return sums.means(), torch.cat(parts)
+        return sums.means(), torch.cat(parts), Couplings.of(random, along, self.x.shape[1:])
+
+    def _product(self, change: Tensor, x: Tensor, u: Tensor) -> Tensor:
+        """``J^T u``, standardized, (draws, S, n); the graph is kept."""
+        (product,) = torch.autograd.grad(change, x, u, retain_graph=True)
+        return (product * self.unit).reshape(-1, self.samples, self.units)
 
     def changes(self, sigma: Tensor, draws: int) -> Tensor:
         """``h(x + sigma*delta) - f`` for fresh noise samples, (draws, S, m)."""
@@ -333,11 +303,12 @@ class LayerProbe:
         """Inputs (draws * S, *shape) with the opposite sign of noise."""
         return (2 * self.x - x.detach().reshape(-1, *self.x.shape)).flatten(0, 1)
 
-    def gradients(self, sigma: Tensor, draws: int, control: Control | None = None) -> tuple[Halves, Tensor]:
+    def gradients(self, sigma: Tensor, draws: int, control: Control | Couplings | None = None) -> tuple[Halves, Tensor]:
         """``sigma_i dL/dsigma_i`` of the feature deviation ``L = E||h(x + sigma*delta) - f||^2``, and L itself.
 
-        With a control variate, noise is drawn in pairs of opposite sign, which cancels even terms, and the control's
-        contribution to both estimates is replaced by its mean.
+        With a linear model as control variate, noise is drawn in pairs of opposite sign, which cancels even terms, and
+        the model's contribution to both estimates is replaced by its mean. Couplings leave the noise as it is, and only
+        affect the gradient.
 
         Parameters
         ----------
@@ -346,7 +317,7 @@ class LayerProbe:
         draws
             Number of noise samples (a multiple of four).
         control
-            Linear model of the layer.
+            Linear model of the layer, or couplings of its units.
 
         Returns
         -------
@@ -355,14 +326,26 @@ class LayerProbe:
         Tensor
             The deviations, (draws, S); with a control, one per pair, (draws / 2, S).
         """
-        if control is not None:
+        if isinstance(control, Control):
             return self._controlled(sigma, draws // 2, control)
+        if control is not None:
+            return self._coupled(sigma, draws, control)
         sums = HalfSums(sigma)
         parts: list[Tensor] = []
         for count in self.batches(draws, sigma, sums.totals, [parts]):
             delta, x = self.perturb(sigma, count)
             product, deviation = self._pathwise(x, count)
             sums.add(2 * delta * product)
+            parts.append(deviation)
+        return sums.means(), torch.cat(parts)
+
+    def _coupled(self, sigma: Tensor, draws: int, couplings: Couplings) -> tuple[Halves, Tensor]:
+        sums = LessNoise(couplings, sigma)
+        parts: list[Tensor] = []
+        for count in self.batches(draws, sigma, sums.totals, [parts]):
+            delta, x = self.perturb(sigma, count)
+            product, deviation = self._pathwise(x, count)
+            sums.add(2 * delta * product, delta)
             parts.append(deviation)
         return sums.means(), torch.cat(parts)
 
@@ -470,32 +453,10 @@ def less_control(deviations: Tensor, energies: Tensor, mean: Tensor) -> Tensor:
     return torch.where(less.var(0) < MISLED * deviations.var(0), less, deviations)
 
 
-def squared_products(feature: Tensor, x: Tensor, unit: Tensor, probes: int, generator: torch.Generator) -> Tensor:
-    """Mean over probes of ``(J^T u)_i^2``: an unbiased estimate of the squared column norms, exact for few outputs.
-
-    Parameters
-    ----------
-    feature
-        (B, m), computed from x.
-    x
-        The leaf tensor, (B, *shape).
-    unit
-        Standardized unit, broadcastable to x.
-    probes
-        Number of probes; if ``m <= probes``, the m unit vectors are used instead.
-    generator
-        Random stream of the signs.
-
-    Returns
-    -------
-    Tensor
-        (B, n).
-    """
-    total = torch.zeros_like(x)
-    for u in cotangents(feature, probes, generator):
-        (product,) = torch.autograd.grad(feature, x, u, retain_graph=True)
-        total += product.square()
-    return as_rows(total * unit.square()) / (probes if probes < feature.shape[1] else 1)
+def unit_power(change: Tensor) -> Tensor:
+    """Changes (B, m), scaled to a mean square of one like random signs; 0 stays 0."""
+    power = change.square().mean(1, keepdim=True)
+    return change / power.sqrt().clamp(min=torch.finfo(change.dtype).tiny)
 
 
 def cotangents(feature: Tensor, probes: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .control import Control
+from .couplings import Couplings
 from .linearization import Linearization
 from .measured import Measured, measure
 from .noise import Tie, clip_sigma
@@ -18,8 +19,9 @@ from .shrinkage import wiener
 #: A feature with at most this many entries and more than this many noise scales per entry tells little about a single
 #: scale; unproven samples are solved again by moments of the whole Jacobian.
 FEW_OUTPUTS, MANY_SCALES = 4, 1000
-#: Noise samples per pass of the ascent, without and with a control variate (which makes each more informative).
-PASS_NOISES, CONTROLLED_NOISES = 16, 32
+#: Noise samples per pass of the ascent: usually, with couplings (each is then as informative as up to five), and with a
+#: linear model (which removes most of the noise where it is used at all).
+PASS_NOISES, COUPLED_NOISES, CONTROLLED_NOISES = 16, 8, 32
 #: Blocks with fewer units than this, over all samples, get up to eight times as many noise samples: they are cheap
 #: there, and errors average out less over few units.
 MANY_UNITS = 8192
@@ -54,6 +56,8 @@ class Problem:
         Factor on the noise samples, and number of times that the last round may be repeated.
     begun
         Noise scales of an earlier solution, (S, n), that the search starts from; infinite at the cap, NaN if unknown.
+    couplings
+        Removes noise from gradients where there is no other control variate; None: nothing does.
     """
 
     feature: LayerProbe
@@ -67,6 +71,7 @@ class Problem:
     target_stderr: Tensor
     passes: int = 1
     begun: Tensor | None = None
+    couplings: Couplings | None = None
 
     @classmethod
     def of(
@@ -96,20 +101,28 @@ class Problem:
         """The problem for a subset of the samples."""
         start, target, counted = self.start.at(index), self.target[index], self.counted[index]
         feature, tie, none = self.feature.at(index), self.tie.at(index), self.without_budget[index]
-        error = self.target_stderr[index]
-        return Problem(feature, start, target, tie, self.cap, self.shape, counted, none, error, self.passes)
+        error, couplings = self.target_stderr[index], None if self.couplings is None else self.couplings.at(index)
+        return Problem(
+            feature, start, target, tie, self.cap, self.shape, counted, none, error, self.passes, couplings=couplings
+        )
 
     @property
     def effort(self) -> int:
         """Factor on the number of noise samples, also if there are few units."""
         return self.passes * min(8, max(1, MANY_UNITS // (self.tie.units * self.feature.samples)))
 
-    def thrift(self, control: Control | None = None) -> int:
-        """Divisor of the noise of a pass, and of the probes of the Gauss-Newton round: 2 if there are many units.
+    @property
+    def thrift(self) -> int:
+        """Divisor of the noise of a pass, and of the probes of the Gauss-Newton round: 2 if there are many units."""
+        return 2 if self.tie.units >= PLENTY_OF_UNITS else 1
 
-        1 with a control variate.
-        """
-        return 2 if self.tie.units >= PLENTY_OF_UNITS and control is None else 1
+    def draws(self, control: Control | None) -> int:
+        """Noise samples of a pass, before :attr:`effort`."""
+        if control is not None:
+            return CONTROLLED_NOISES
+        # Where noise samples are cheap, couplings serve accuracy alone.
+        few = self.couplings is not None and self.effort == self.passes
+        return (COUPLED_NOISES if few else PASS_NOISES) // self.thrift
 
     @property
     def is_thin(self) -> bool:
@@ -137,8 +150,8 @@ class Problem:
 
     def measured(self, scales: Tensor, control: Control | None) -> Measured:
         """Measure one pass of fresh noise; units that share a scale share their gradient."""
-        draws = self.effort * (PASS_NOISES // self.thrift() if control is None else CONTROLLED_NOISES)
-        found = measure(self.feature, self.sigma(scales), draws, control)
+        draws = self.effort * self.draws(control)
+        found = measure(self.feature, self.sigma(scales), draws, control or self.couplings)
         if self.tie.groups == self.tie.units:
             return found
         parts = torch.stack([self.tie.expand(self.tie.sum(part) / self.tie.size) for part in found.parts])

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .decoder import Decoder
-from .probe import HalfSums, Halves, LayerProbe
+from .halves import HalfSums, Halves
+from .probe import LayerProbe
 from .rows import as_rows
 
 #: Number of independent parts in which squared errors are accumulated. Errors of values come from their spread: with

@@ -159,7 +159,8 @@ def _solved(problem: Problem) -> tuple[Found, Tensor]:
 def _searched(problem: Problem, scales: Tensor) -> tuple[Found, Tensor]:
     """Result of Gauss-Newton round and search from feasible scales (S, groups); and the coarseness."""
     if problem.begun is None:
-        scales = gauss_newton(problem, scales)
+        scales, couplings = gauss_newton(problem, scales)
+        problem = dataclasses.replace(problem, couplings=couplings)
     else:
         scales = feasible(problem, _resumed(problem, scales, problem.begun))
     coarse, bent = limits_of_rounding(problem, scales)

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .control import Control
-from .probe import Halves, LayerProbe, less_control
+from .halves import Halves
+from .probe import LayerProbe, less_control
 from .rows import as_rows
 
 #: Axes up to this size (mostly channels) are not split into scales.

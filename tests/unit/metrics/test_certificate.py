@@ -20,8 +20,8 @@ from onnxinfo.metrics.certificate import (
     sample_until,
     take_trial,
 )
+from onnxinfo.metrics.halves import Halves
 from onnxinfo.metrics.measured import Measured, measure
-from onnxinfo.metrics.probe import Halves
 from onnxinfo.metrics.trial import Sampling, pyramid
 from onnxinfo.models import path
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from onnxinfo.metrics.contrast import sum_stderr
+from onnxinfo.metrics.halves import Halves
 from onnxinfo.metrics.noise import Tie
-from onnxinfo.metrics.probe import Halves
 
 SAMPLES, UNITS, PRODUCTS, STD = 4000, 12, 100, 0.3
 #: Ratio of the stated error to that of independent products; see ``benchmarks/concentration.py``.

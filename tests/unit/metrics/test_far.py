@@ -9,9 +9,9 @@ from probed import probed
 
 from onnxinfo.metrics import ascent, constraint
 from onnxinfo.metrics.constraint import feasible
+from onnxinfo.metrics.halves import Halves
 from onnxinfo.metrics.measured import Measured
 from onnxinfo.metrics.noise import make_tie
-from onnxinfo.metrics.probe import Halves
 from onnxinfo.metrics.problem import Problem
 
 UNITS, TARGET = 256, 0.5

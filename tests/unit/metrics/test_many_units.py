@@ -9,7 +9,7 @@ from test_bends import problem_of
 
 from onnxinfo.metrics import certification
 from onnxinfo.metrics.constraint import feasible
-from onnxinfo.metrics.problem import PASS_NOISES
+from onnxinfo.metrics.problem import CONTROLLED_NOISES, COUPLED_NOISES, PASS_NOISES
 from onnxinfo.metrics.sid import solve
 
 
@@ -37,8 +37,10 @@ def problem(units):
 def test_many_units_take_less_noise(units, divisor):
     given = problem(2**8)
     given = dataclasses.replace(given, tie=type("Tie", (), {"units": units})())
-    assert given.thrift() == divisor
-    assert given.thrift(object()) == 1
+    assert given.thrift == divisor
+    assert given.draws(None) == PASS_NOISES // divisor
+    assert dataclasses.replace(given, couplings=object()).draws(None) == COUPLED_NOISES // divisor
+    assert given.draws(object()) == CONTROLLED_NOISES
 
 
 def test_they_are_solved_as_well():

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from onnxinfo.metrics.halves import Halves
 from onnxinfo.metrics.network import Network
-from onnxinfo.metrics.probe import Halves, LayerProbe
+from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.metrics.trial import Sampling, Trial, pyramid, try_step
 
 UNITS, SAMPLES = 48, 2

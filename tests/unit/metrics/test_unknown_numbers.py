@@ -105,7 +105,7 @@ def test_a_search_starts_from_the_scales_that_are_known(begun, closed, expected)
 
 @pytest.mark.parametrize(("begun", "expected"), [(None, 0.9), (0.3, 0.3)])
 def test_an_earlier_solution_replaces_the_gauss_newton_round(monkeypatch, begun, expected):
-    monkeypatch.setattr(sid, "gauss_newton", lambda problem, scales: torch.full_like(scales, 0.9))
+    monkeypatch.setattr(sid, "gauss_newton", lambda problem, scales: (torch.full_like(scales, 0.9), None))
     monkeypatch.setattr(sid, "feasible", lambda problem, scales: scales)
     monkeypatch.setattr(rounding, "coarseness", lambda problem, scales: torch.ones(1))
     monkeypatch.setattr(sid, "search", lambda problem, scales, coarse: scales)
