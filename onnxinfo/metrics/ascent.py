@@ -20,7 +20,7 @@ from .problem import Problem
 #: stops.
 PASS_GAIN, RECENT = 0.005, 4
 #: Minimum number of steps, unless less is missing; step size, as gain in nats, below which the ascent stops.
-LEAST_STEPS, STEP_GAIN = 2, 0.001
+LEAST_STEPS, STEP_GAIN = 2, 0.0015
 #: Minimum fraction of the Newton step.
 LEAST_DAMPING = 0.06
 #: Largest change of log sigma in one step.

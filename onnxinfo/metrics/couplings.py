@@ -134,7 +134,8 @@ class Couplings:
         """Couplings of samples of a shape from products, each (P, S, n); None without any."""
         if not random:
             return None
-        return cls(*(torch.cat([*each]).transpose(0, 1).contiguous() for each in (random, along)), Layout(tuple(shape)))
+        by_sample = [torch.cat([*each]).transpose(0, 1).contiguous() for each in (random, along)]
+        return cls(by_sample[0], by_sample[1], Layout(tuple(shape)))
 
     def at(self, index: Tensor) -> Couplings:
         """Couplings of a subset of the samples."""
@@ -257,4 +258,4 @@ def _weights(powers: Tensor) -> Tensor:
     gram = pooled[1:, 1:] + ridge * torch.eye(len(diagonal), dtype=powers.dtype, device=powers.device)
     found, _ = torch.linalg.solve_ex(gram, pooled[1:, 0])
     explained = 2 * relative[:, 0, 1:] @ found - torch.einsum("g,sgh,h->s", found, relative[:, 1:, 1:], found)
-    return torch.where(explained > 0, 1.0, 0.0)[:, None] * found.nan_to_num(0.0, 0.0, 0.0)
+    return torch.where(explained[:, None] > 0, found.nan_to_num(0.0, 0.0, 0.0), 0.0)
