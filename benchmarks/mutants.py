@@ -38,6 +38,7 @@ CERTIFICATE, MEASURED, SID = "metrics/certificate.py", "metrics/measured.py", "m
 ASCENT, CERTIFICATION, CONSTRAINT = "metrics/ascent.py", "metrics/certification.py", "metrics/constraint.py"
 CLOSED, FOUND, GROWTH = "metrics/closed_form.py", "metrics/found.py", "metrics/growth.py"
 ROUNDING, LEAP, SINGLY = "metrics/rounding.py", "metrics/leap.py", "metrics/singly.py"
+COUPLINGS = "metrics/couplings.py"
 CELLS, STIFF, PRECISION = ("certificate", "sabotage"), ("stiff",), ("noise_precision",)
 EXACT = ("unknown_numbers", "known_answers")
 MUTANTS = (
@@ -140,6 +141,16 @@ MUTANTS = (
     # The precision of the passes.
     Mutant(CERTIFICATION, " * factor_to_float32(feature, problem.sigma(scales), problem.effort)", "", PRECISION),
     Mutant("metrics/noise_precision.py", "OF_GRADIENT = 0.03, 0.15", "OF_GRADIENT = 9.0, 0.15", PRECISION),
+    Mutant("metrics/noise_precision.py", " and relative_time() < FASTER", "", PRECISION),
+    Mutant("metrics/noise_precision.py", "shortest[1] / shortest[0]", "shortest[0] / shortest[1]", PRECISION),
+    # What removes noise from gradients must not change their mean.
+    Mutant(COUPLINGS, "effects -= self._means", "pass", ("couplings",)),
+    Mutant(COUPLINGS, "weights = reversed([", "weights = list([", ("couplings",)),
+    Mutant(COUPLINGS, "explained[:, None] > 0", "explained[:, None] > -1e9", ("couplings",)),
+    Mutant(COUPLINGS, "norms = self.random.square()", "norms = self.along.square()", ("couplings",)),
+    Mutant(COUPLINGS, "MOST_BYTES = 16, 2**25", "MOST_BYTES = 16, 2**30", ("couplings",)),
+    Mutant(COUPLINGS, "powers / powers[:, :1, :1].clamp(min=tiny)", "powers", ("couplings",)),
+    Mutant("metrics/network.py", "SURELY_DIFFERENT = 64", "SURELY_DIFFERENT = 1", ("network",)),
     Mutant("metrics/shrinkage.py", "(a * b.conj()).real", "(a * a.conj()).real", ("shrinkage", *CELLS)),
     # The marks, and statistics over cells.
     Mutant("analysis/proof.py", '("gap", ~certificate.optimal),', "", CELLS),

@@ -15,6 +15,7 @@ ONE = (*NETWORK, "--layers", "relu_2", "--samples", "1")
 SABOTAGED = ("--samples", "1", "--layers", "relu_2", "--steps", "4")
 SMALL = {
     "concentration": (*ONE, "--seeds", "2"),
+    "couplings": ONE,
     "efficiency": (*NETWORK, "--layers", "relu_2", "--samples", "2", "--batch", "2", "--seconds", "0.01"),
     "noise_precision": ONE,
     "optimum": (*ONE, "--seeds", "0", "1"),

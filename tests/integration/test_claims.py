@@ -390,7 +390,7 @@ def test_directions_within_the_limit_of_three_seeds_are_called_weak():
 
 
 #: Studies with more than three seeds, because three did not decide.
-MORE_SEEDS = {"resnet distillation": 5, "vgg pruning": 4, "vgg robustness": 4, "alexnet depth": 11}
+MORE_SEEDS = {"resnet distillation": 5, "vgg epochs": 7, "vgg pruning": 8, "vgg robustness": 8, "alexnet depth": 11}
 
 
 def test_the_page_says_which_verdicts_are_weak():
@@ -403,9 +403,7 @@ def test_the_page_says_which_verdicts_are_weak():
             if claims.verdict_text(file.read("sample"), claim, file.rising).endswith("weakly"):
                 weak.add(name)
             ratios.setdefault(name, []).append(abs(change.mean) / change.stderr)
-    assert {name for name in weak if name.startswith("vgg")} == {
-        f"vgg {study}" for study in ("damage", "distillation", "epochs", "robustness", "pruning")
-    }
+    assert {name for name in weak if name.startswith("vgg")} == {f"vgg {study}" for study in ("damage", "distillation")}
     assert min(ratios["vgg depth"]) > 5
     assert min(ratios["vgg autoencoders"]) > 20
 
