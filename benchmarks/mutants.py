@@ -147,7 +147,7 @@ MUTANTS = (
     Mutant(COUPLINGS, "effects -= self._means", "pass", ("couplings",)),
     Mutant(COUPLINGS, "weights = reversed([", "weights = list([", ("couplings",)),
     Mutant(COUPLINGS, "explained[:, None] > 0", "explained[:, None] > -1e9", ("couplings",)),
-    Mutant(COUPLINGS, "norms = self.random.square()", "norms = self.along.square()", ("couplings",)),
+    Mutant(COUPLINGS, "self.random.square().mean(1), self", "self.along.square().mean(1), self", ("couplings",)),
     Mutant(COUPLINGS, "MOST_BYTES = 16, 2**25", "MOST_BYTES = 16, 2**30", ("couplings",)),
     Mutant(COUPLINGS, "powers / powers[:, :1, :1].clamp(min=tiny)", "powers", ("couplings",)),
     Mutant("metrics/network.py", "SURELY_DIFFERENT = 64", "SURELY_DIFFERENT = 1", ("network",)),

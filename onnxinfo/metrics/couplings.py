@@ -30,12 +30,20 @@ SHORT_AXIS = 4
 REACH = 1
 #: Minimum number of products, and maximum number of bytes that they may take.
 LEAST_PRODUCTS, MOST_BYTES = 16, 2**25
+#: Number of units per sample from which on couplings are not worth their cost: maps are so smooth over them that the
+#: filter removes the noise as well.
+MANY_UNITS = 2**16
 #: Ridge of the regression for the weights, relative to the largest power of a group.
 RIDGE = 1e-6
 
 
 def products_kept(draws: int, probes: int, sigma: Tensor) -> int:
-    """How many products of each noise sample to keep, given the noise scales (S, n); 0 if memory is short."""
+    """How many products of each noise sample to keep, given the noise scales (S, n); 0 if they are not worth it.
+
+    Nor are there any if memory is short.
+    """
+    if sigma.shape[1] >= MANY_UNITS:
+        return 0
     most = MOST_BYTES // (sigma.numel() * sigma.element_size())
     kept = min(probes, most // draws)
     return kept if kept * draws >= LEAST_PRODUCTS else 0

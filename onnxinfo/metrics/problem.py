@@ -122,7 +122,7 @@ class Problem:
             return CONTROLLED_NOISES
         # Where noise samples are cheap, couplings serve accuracy alone.
         few = self.couplings is not None and self.effort == self.passes
-        return (COUPLED_NOISES if few else PASS_NOISES) // self.thrift
+        return COUPLED_NOISES if few else PASS_NOISES // self.thrift
 
     @property
     def is_thin(self) -> bool:

@@ -155,11 +155,20 @@ def test_a_sample_that_the_common_weights_mislead_does_without():
 
 
 @pytest.mark.parametrize(
-    ("draws", "probes", "numbers", "kept"),
-    [(8, 8, 2**10, 8), (8, 8, 2**18, 4), (8, 8, 2**19, 2), (8, 8, 2**20, 0), (8, 1, 2**10, 0), (8, 2, 2**10, 2)],
+    ("probes", "samples", "units", "kept"),
+    [
+        (8, 1, 2**10, 8),
+        (8, 2**8, 2**10, 4),
+        (8, 2**9, 2**10, 2),
+        (8, 2**10, 2**10, 0),
+        (1, 1, 2**10, 0),
+        (2, 1, 2**10, 2),
+        (8, 1, 2**16 - 1, 8),
+        (8, 1, 2**16, 0),
+    ],
 )
-def test_products_are_kept_as_far_as_memory_suffices(draws, probes, numbers, kept):
-    assert products_kept(draws, probes, torch.empty(2, numbers // 2)) == kept
+def test_products_are_kept_as_far_as_memory_suffices_and_units_are_few(probes, samples, units, kept):
+    assert products_kept(8, probes, torch.empty(samples, units)) == kept
 
 
 def test_without_products_there_are_no_couplings():

@@ -39,7 +39,7 @@ def test_many_units_take_less_noise(units, divisor):
     given = dataclasses.replace(given, tie=type("Tie", (), {"units": units})())
     assert given.thrift == divisor
     assert given.draws(None) == PASS_NOISES // divisor
-    assert dataclasses.replace(given, couplings=object()).draws(None) == COUPLED_NOISES // divisor
+    assert dataclasses.replace(given, couplings=object()).draws(None) == COUPLED_NOISES
     assert given.draws(object()) == CONTROLLED_NOISES
 
 
