@@ -101,7 +101,7 @@ SABOTAGE: dict[str, Callable[[], object]] = {
     "ascent filter returns nothing": lambda: replaced(wiener=_nothing),
     "steps tenfold": lambda: _damped(3.0),
     "steps reversed": lambda: _damped(-0.3),
-    "Gauss-Newton off": lambda: replaced(gauss_newton=feasible),
+    "Gauss-Newton off": lambda: replaced(gauss_newton=lambda problem, scales: (feasible(problem, scales), None)),
     "5 % of the scales a thirtieth": lambda: _asleep(20, 30.0),
     "uniform, no ascent": lambda: replaced(
         ROUNDS=((0, 0.2),),
