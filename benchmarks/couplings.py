@@ -3,7 +3,7 @@
     python benchmarks/couplings.py resnet20.onnx --inputs cifar10.npz:x_test --preset imagenet --layers relu_10
 
 ``variance`` is that of a gradient from one noise sample, relative to its squared mean, and averaged over units; passes
-have eight noise samples.
+have eight noise samples, and the couplings are from the closed form's scales, as in the solver.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from common import analysis_parser, machine, prepared
 from torch import Tensor
 
 from onnxinfo.analysis.job import Job
+from onnxinfo.metrics.constraint import feasible
 from onnxinfo.metrics.couplings import Couplings
 from onnxinfo.metrics.gauss_newton import ROUND_NOISES, ROUND_PROBES
 from onnxinfo.metrics.linearization import linearize
-from onnxinfo.metrics.noise import generator
+from onnxinfo.metrics.measured import measure, measure_coupled
+from onnxinfo.metrics.noise import generator, waterfill
 from onnxinfo.metrics.probe import LayerProbe
 from onnxinfo.metrics.problem import COUPLED_NOISES, Problem
 from onnxinfo.metrics.sid import solve
@@ -32,9 +34,12 @@ def measured(feature: LayerProbe, sigma: Tensor, couplings: Couplings | None) ->
     noise, mean = torch.zeros_like(sigma), torch.zeros_like(sigma)
     began = time.process_time()
     for _ in range(PASSES):
-        halves, _ = feature.gradients(sigma, COUPLED_NOISES, couplings)
-        noise += (halves.first - halves.second).square() / 4
-        mean += halves.mean
+        if couplings is None:
+            found = measure(feature, sigma, COUPLED_NOISES)
+        else:
+            found = measure_coupled(feature, sigma, COUPLED_NOISES, couplings)
+        noise += found.parts.var(0) / len(found.parts)
+        mean += found.parts.mean(0)
     seconds = (time.process_time() - began) / PASSES
     level = (mean / PASSES).mean(1, keepdim=True)
     return float((COUPLED_NOISES * noise / PASSES / level.square()).mean()), seconds
@@ -46,8 +51,9 @@ def compared(job: Job, position: int, samples: int, seed: int) -> tuple[tuple[fl
     start = linearize(job.network.part([position]), x, job.unit, rows, generator(x.device, seed, "probes"))[0]
     problem = Problem.of(job.feature(position, x, rows, seed), start, ALPHA * start.normalizer, job.tie, CAP, job.shape)
     sigma = solve(problem).sigma
+    closed = waterfill(start.column_norms, problem.target, problem.tie, CAP)
     fresh = job.feature(position, x, rows, seed + 1)
-    *_, couplings = fresh.column_norms(sigma, ROUND_NOISES, ROUND_PROBES)
+    *_, couplings = fresh.column_norms(problem.sigma(feasible(problem, closed)), ROUND_NOISES, ROUND_PROBES)
     return measured(fresh, sigma, None), measured(fresh, sigma, couplings)
 
 

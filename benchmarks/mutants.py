@@ -145,7 +145,11 @@ MUTANTS = (
     Mutant("metrics/noise_precision.py", "shortest[1] / shortest[0]", "shortest[0] / shortest[1]", PRECISION),
     # What removes noise from gradients must not change their mean.
     Mutant(COUPLINGS, "effects -= self._means", "pass", ("couplings",)),
-    Mutant(COUPLINGS, "weights = reversed([", "weights = list([", ("couplings",)),
+    Mutant(COUPLINGS, "weights[1:] + weights[:1]", "weights", ("couplings",)),
+    Mutant(COUPLINGS, "weights[1:] + weights[:1]", "[weights[i ^ 1] for i in range(4)]", ("couplings",)),
+    Mutant(COUPLINGS, "torch.where(weights[:, :, None] == 0, 0.0, weights", "(weights", ("couplings",)),
+    Mutant("metrics/problem.py", "few = self.couplings is not None and self", "few = self", ("many_units",)),
+    Mutant("metrics/problem.py", " and self.effort == self.passes", "", ("many_units",)),
     Mutant(COUPLINGS, "explained[:, None] > 0", "explained[:, None] > -1e9", ("couplings",)),
     Mutant(COUPLINGS, "self.random.square().mean(1), self", "self.along.square().mean(1), self", ("couplings",)),
     Mutant(COUPLINGS, "MOST_BYTES = 16, 2**25", "MOST_BYTES = 16, 2**30", ("couplings",)),

@@ -39,7 +39,7 @@ def unsynced():
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Initial weights and the like do not depend on which tests came before in the same process."""
+    """What a test draws, such as initial weights, does not depend on the tests before it in the same process."""
     import numpy as np
     import torch
 

@@ -33,6 +33,7 @@ def unfinished_work(output: Path, run: str, schema: RunSchema, job: Job) -> Unfi
         [layer.name for layer in job.layers],
         job.shape,
         job.batch_size,
+        job.precision,
     ]
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
     return Unfinished.beside(resolve(output), run, digest)

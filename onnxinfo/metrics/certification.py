@@ -36,8 +36,8 @@ NEARLY_MET, ADJUSTMENTS = 0.1, 3
 #: Maximum number of noise samples of a trial step, shared by both ends (more with a control variate), and standard
 #: error of the curvature at which fewer suffice.
 TRIAL_NOISES, CURVATURE_STDERR = 12, 0.07
-#: Maximum number of passes of a certificate: for all samples of a block, and for the few that need more; more where
-#: passes take less noise.
+#: Maximum number of passes of a certificate: for all samples of a block, and for the few that need more; more passes if
+#: they have fewer noise samples than usual.
 CERTIFICATE_PASSES, MOST_PASSES = 8, 16
 
 
@@ -62,7 +62,7 @@ def certify_scales(
     passes
         Earlier measurements of these scales.
     most
-        Maximum number of passes, if they have all of their noise.
+        Maximum number of passes of the usual number of noise samples; more if they have fewer.
     torn
         Samples that are known to have several optima, (S,) bool.
 

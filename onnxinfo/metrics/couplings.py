@@ -3,7 +3,7 @@
 Of a linear layer, the pathwise gradient is ``2 sigma_i delta_i sum_j (J_i . J_j) sigma_j delta_j``: nearly all of its
 noise comes from the pairs i, j. The vector-Jacobian products ``p = J^T u`` of the Gauss-Newton round, with random signs
 u, estimate these dot products, ``E[p_i p_j] = J_i . J_j``. For any fixed matrix M the mean of
-``2 sigma_i delta_i sum_j M_ij sigma_j delta_j`` is ``2 sigma_i^2 M_ii``, so a multiple of its deviation from this mean
+``2 sigma_i delta_i sum_j M_ij sigma_j delta_j`` is ``2 sigma_i^2 M_ii``, so a multiple of its difference from this mean
 may be subtracted: the expectation stays the same, and the closer M is, the lower the variance.
 
 Distant pairs interact little, and their estimates are mostly noise. Pairs are therefore grouped by distance, and each
@@ -22,14 +22,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .halves import HalfSums, Halves
+from .halves import HalfSums
 
 #: Axes up to this size (mostly channels) have no distances.
 SHORT_AXIS = 4
 #: Largest distance of neighbors along each long axis; all other pairs have weights in common.
 REACH = 1
-#: Minimum number of products, and maximum number of bytes that they may take.
+#: Minimum number of products, and maximum number of bytes that they and the dot products of neighbors may take.
 LEAST_PRODUCTS, MOST_BYTES = 16, 2**25
+#: Features with at most so many entries have a linear model instead.
+FEW_ENTRIES = 16
 #: Number of units per sample from which on couplings are not worth their cost: maps are so smooth over them that the
 #: filter removes the noise as well.
 MANY_UNITS = 2**16
@@ -37,15 +39,24 @@ MANY_UNITS = 2**16
 RIDGE = 1e-6
 
 
-def products_kept(draws: int, probes: int, sigma: Tensor) -> int:
-    """How many products of each noise sample to keep, given the noise scales (S, n); 0 if they are not worth it.
+def products_kept(draws: int, probes: int, x: Tensor, entries: int) -> int:
+    """How many products of each noise sample to keep; 0 if couplings are not worth their cost, or memory is short.
 
-    Nor are there any if memory is short.
+    Parameters
+    ----------
+    draws, probes
+        Number of noise samples, and of products for each.
+    x
+        The samples, (S, *shape).
+    entries
+        Number of entries of the feature.
     """
-    if sigma.shape[1] >= MANY_UNITS:
+    if x[0].numel() >= MANY_UNITS or entries <= FEW_ENTRIES:
         return 0
-    most = MOST_BYTES // (sigma.numel() * sigma.element_size())
-    kept = min(probes, most // draws)
+    layout = Layout(tuple(x.shape[1:]))
+    most = MOST_BYTES // (x.numel() * x.element_size()) - len(layout.offsets) * layout.channels
+    # One more product of each noise sample is along the change that it causes.
+    kept = min(probes, most // draws - 1)
     return kept if kept * draws >= LEAST_PRODUCTS else 0
 
 
@@ -210,10 +221,8 @@ def _near(layout: Layout, products: Tensor) -> dict[tuple[int, ...], Tensor]:
     return found
 
 
-class LessNoise:
-    """Gradients of noise samples that alternate between two halves, less what couplings explain of their noise.
-
-    The weights of each half are fitted to the other one, so that neither is biased.
+class CoupledSums:
+    """Sums of gradients, and of their parts by couplings, over noise samples that alternate between two halves.
 
     Parameters
     ----------
@@ -245,21 +254,38 @@ class LessNoise:
         self._sums.add(both)
         self._powers.add(torch.matmul(both, both.transpose(2, 3)))
 
-    def means(self) -> Halves:
-        """Mean of each half."""
-        weights = reversed([_weights(power) for power in self._powers.both])
-        halves = zip(self._sums.both, weights, strict=True)
-        return Halves(*(sums[:, 0] - torch.einsum("sg,sgn->sn", weight, sums[:, 1:]) for sums, weight in halves))
+    @property
+    def halves(self) -> list[tuple[Tensor, Tensor]]:
+        """Means of each half: gradient and effects (S, 1 + groups, n), and products of both."""
+        return [*zip(self._sums.both, self._powers.both, strict=True)]
+
+
+def less_noise(sums: Sequence[CoupledSums]) -> list[Tensor]:
+    """Mean gradient of each half, less what couplings explain of its noise, each (S, n).
+
+    The weights of each half are fitted to the next one, and those of the last one to the first. So none is biased, and
+    with at least three halves, the mean product of the errors of any two is zero, as without couplings.
+    """
+    halves = [half for each in sums for half in each.halves]
+    weights = [_weights(powers) for _, powers in halves]
+    found = zip(halves, weights[1:] + weights[:1], strict=True)
+    return [means[:, 0] - _explained(means[:, 1:], weight) for (means, _), weight in found]
+
+
+def _explained(effects: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of effects (S, groups, n), (S, n); what has no weight may be infinite or NaN."""
+    return torch.where(weights[:, :, None] == 0, 0.0, weights[:, :, None] * effects).sum(1)
 
 
 def _weights(powers: Tensor) -> Tensor:
     """Weights of the groups, (S, groups), from summed products of gradient and effects (S, 1 + groups, 1 + groups).
 
     They are those with which the effects explain most of the gradients' power, over all samples; 0 for samples in which
-    these weights would add noise.
+    these weights would add noise, or numbers are too large.
     """
     tiny = torch.finfo(powers.dtype).tiny
-    relative = (powers / powers[:, :1, :1].clamp(min=tiny)).nan_to_num(0.0, 0.0, 0.0)
+    relative = powers / powers[:, :1, :1].clamp(min=tiny)
+    relative = torch.where(relative.isfinite().all(2).all(1)[:, None, None], relative, 0.0)
     pooled = relative.sum(0)
     diagonal = pooled.diagonal()[1:]
     ridge = (RIDGE * diagonal.max()).clamp(min=tiny)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .control import Control
-from .couplings import Couplings
+from .couplings import Couplings, less_noise
 from .halves import Halves
 from .probe import LayerProbe
 
@@ -99,7 +99,7 @@ def outlier_weights(power: Tensor) -> Tensor:
     return torch.where(power > most, most / power, 1.0)
 
 
-def measure(feature: LayerProbe, sigma: Tensor, draws: int, control: Control | Couplings | None = None) -> Measured:
+def measure(feature: LayerProbe, sigma: Tensor, draws: int, control: Control | None = None) -> Measured:
     """Measure gradient and deviations of noise scales (S, n) with fresh noise samples, a multiple of eight."""
     parts, deviations = [], []
     for _ in range(2):
@@ -107,6 +107,12 @@ def measure(feature: LayerProbe, sigma: Tensor, draws: int, control: Control | C
         parts += [halves.first, halves.second]
         deviations.append(found)
     return Measured(torch.stack(parts), torch.cat(deviations))
+
+
+def measure_coupled(feature: LayerProbe, sigma: Tensor, draws: int, couplings: Couplings) -> Measured:
+    """Measure as in :func:`measure`, with less noise in the gradient."""
+    sums, deviations = zip(*(feature.coupled_gradients(sigma, draws // 2, couplings) for _ in range(2)), strict=True)
+    return Measured(torch.stack(less_noise(sums)), torch.cat(deviations))
 
 
 def merge(passes: Sequence[Measured]) -> Measured:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -24,8 +25,8 @@ T = TypeVar("T")
 _BESIDE = "; evaluated layers: "
 #: Numbers of checkpointed segments, tried in order.
 SEGMENTS = (1, 2, 4, 8, 16, 32, 64, 128)
-#: Number of random bits that never repeat themselves in practice.
-SURELY_DIFFERENT = 64
+#: Number of random entries that never repeat themselves in practice, and maximum number of evaluations to draw so many.
+SURELY_DIFFERENT, MOST_REPETITIONS = 64, 16
 
 
 class Network:
@@ -227,7 +228,8 @@ class Network:
         """Whether the graph has no random numbers; few of them may be equal by chance, so they are drawn more often."""
         with torch.no_grad():
             first = self._loop(x, rows)
-            times = max(1, SURELY_DIFFERENT // max(1, min(output.numel() for output in first)))
+            entries = max(1, min(output.numel() for output in first))
+            times = min(MOST_REPETITIONS, math.ceil(SURELY_DIFFERENT / entries))
             return all(all(map(same_features, first, self._loop(x, rows))) for _ in range(times))
 
     def _neighbors_do_not_matter(self, x: Tensor, rows: Tensor) -> bool:

@@ -84,10 +84,13 @@ def is_fast(device: torch.device) -> bool:
 
     Instructions for it are no proof: on some processors they take twice as long as those for float32.
     """
-    if device.type != "cpu":
-        return False
+    return has_instructions(device) and relative_time() < FASTER
+
+
+def has_instructions(device: torch.device) -> bool:
+    """Whether a device is a CPU with instructions for bfloat16."""
     names = "_is_avx512_bf16_supported", "_is_amx_tile_supported"
-    return any(getattr(torch.cpu, name, bool)() for name in names) and relative_time() < FASTER
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 @functools.cache
@@ -99,7 +102,7 @@ def relative_time() -> float:
         # In turns, so that other work on the processor slows both down.
         shortest = [min(least, _seconds(run)) for least, run in zip(shortest, runs, strict=True)]
     logger.debug("a convolution takes %.4f s in float32, %.4f s in bfloat16", *shortest)
-    return shortest[1] / shortest[0]
+    return shortest[1] / shortest[0] if shortest[0] else math.inf
 
 
 def _convolution(dtype: torch.dtype) -> Callable[[], Tensor]:
@@ -112,10 +115,9 @@ def _convolution(dtype: torch.dtype) -> Callable[[], Tensor]:
 
 
 def _seconds(run: Callable[[], Tensor]) -> float:
-    # Unlike the time on the clock, this does not contain that of other processes.
-    began = time.thread_time()
+    began = time.perf_counter()
     run()
-    return time.thread_time() - began
+    return time.perf_counter() - began
 
 
 def factor_to_float32(feature: LayerProbe, sigma: Tensor, effort: int = 1) -> Tensor:

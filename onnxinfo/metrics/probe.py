@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .control import Control
-from .couplings import Couplings, LessNoise, products_kept
+from .couplings import CoupledSums, Couplings, products_kept
 from .differences import Differences
 from .halves import HalfSums, Halves
 from .jacobian_moments import JacobianMoments
@@ -200,7 +200,7 @@ class LayerProbe:
             From some of the products, and one more for each noise sample, along the change that it causes.
         """
         sums = HalfSums(sigma)
-        kept = products_kept(draws, per_noise, sigma)
+        kept = products_kept(draws, per_noise, self.x, self.center.shape[1])
         random: list[Tensor] = []
         along: list[Tensor] = []
         parts: list[Tensor] = []
@@ -213,10 +213,10 @@ class LayerProbe:
                 product = self._product(change, x, u)
                 norms += product.square()
                 if i < kept:
-                    random.append(product)
+                    random.append(product.to(sigma))
             self.n_vjps += count * min(per_noise, change.shape[1])
             if kept:
-                along.append(self._product(change, x, unit_power(change.detach())))
+                along.append(self._product(change, x, unit_power(change.detach())).to(sigma))
                 self.n_vjps += count
             sums.add(norms / (per_noise if per_noise < change.shape[1] else 1))
             parts.append(self.deviation(change.detach()))
@@ -303,12 +303,11 @@ class LayerProbe:
         """Inputs (draws * S, *shape) with the opposite sign of noise."""
         return (2 * self.x - x.detach().reshape(-1, *self.x.shape)).flatten(0, 1)
 
-    def gradients(self, sigma: Tensor, draws: int, control: Control | Couplings | None = None) -> tuple[Halves, Tensor]:
+    def gradients(self, sigma: Tensor, draws: int, control: Control | None = None) -> tuple[Halves, Tensor]:
         """``sigma_i dL/dsigma_i`` of the feature deviation ``L = E||h(x + sigma*delta) - f||^2``, and L itself.
 
-        With a linear model as control variate, noise is drawn in pairs of opposite sign, which cancels even terms, and
-        the model's contribution to both estimates is replaced by its mean. Couplings leave the noise as it is, and only
-        affect the gradient.
+        With a control variate, noise is drawn in pairs of opposite sign, which cancels even terms, and the control's
+        contribution to both estimates is replaced by its mean.
 
         Parameters
         ----------
@@ -317,7 +316,7 @@ class LayerProbe:
         draws
             Number of noise samples (a multiple of four).
         control
-            Linear model of the layer, or couplings of its units.
+            Linear model of the layer.
 
         Returns
         -------
@@ -326,10 +325,8 @@ class LayerProbe:
         Tensor
             The deviations, (draws, S); with a control, one per pair, (draws / 2, S).
         """
-        if isinstance(control, Control):
-            return self._controlled(sigma, draws // 2, control)
         if control is not None:
-            return self._coupled(sigma, draws, control)
+            return self._controlled(sigma, draws // 2, control)
         sums = HalfSums(sigma)
         parts: list[Tensor] = []
         for count in self.batches(draws, sigma, sums.totals, [parts]):
@@ -339,15 +336,26 @@ class LayerProbe:
             parts.append(deviation)
         return sums.means(), torch.cat(parts)
 
-    def _coupled(self, sigma: Tensor, draws: int, couplings: Couplings) -> tuple[Halves, Tensor]:
-        sums = LessNoise(couplings, sigma)
+    def coupled_gradients(self, sigma: Tensor, draws: int, couplings: Couplings) -> tuple[CoupledSums, Tensor]:
+        """Gradients as in :meth:`gradients` with what couplings make of the same noise, and the deviations (draws, S).
+
+        Parameters
+        ----------
+        sigma
+            Noise scales, (S, n), standardized.
+        draws
+            Number of noise samples, which must be even.
+        couplings
+            Couplings of the units.
+        """
+        sums = CoupledSums(couplings, sigma)
         parts: list[Tensor] = []
         for count in self.batches(draws, sigma, sums.totals, [parts]):
             delta, x = self.perturb(sigma, count)
             product, deviation = self._pathwise(x, count)
             sums.add(2 * delta * product, delta)
             parts.append(deviation)
-        return sums.means(), torch.cat(parts)
+        return sums, torch.cat(parts)
 
     def _controlled(self, sigma: Tensor, pairs: int, control: Control) -> tuple[Halves, Tensor]:
         found, modeled = HalfSums(sigma), HalfSums(sigma)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .control import Control
 from .couplings import Couplings
 from .linearization import Linearization
-from .measured import Measured, measure
+from .measured import Measured, measure, measure_coupled
 from .noise import Tie, clip_sigma
 from .probe import LayerProbe
 from .shrinkage import wiener
@@ -57,7 +57,7 @@ class Problem:
     begun
         Noise scales of an earlier solution, (S, n), that the search starts from; infinite at the cap, NaN if unknown.
     couplings
-        Removes noise from gradients where there is no other control variate; None: nothing does.
+        Removes some noise from gradients where there is no other control variate; None: nothing does.
     """
 
     feature: LayerProbe
@@ -151,7 +151,10 @@ class Problem:
     def measured(self, scales: Tensor, control: Control | None) -> Measured:
         """Measure one pass of fresh noise; units that share a scale share their gradient."""
         draws = self.effort * self.draws(control)
-        found = measure(self.feature, self.sigma(scales), draws, control or self.couplings)
+        if control is None and self.couplings is not None:
+            found = measure_coupled(self.feature, self.sigma(scales), draws, self.couplings)
+        else:
+            found = measure(self.feature, self.sigma(scales), draws, control)
         if self.tie.groups == self.tie.units:
             return found
         parts = torch.stack([self.tie.expand(self.tie.sum(part) / self.tie.size) for part in found.parts])

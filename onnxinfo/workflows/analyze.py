@@ -65,6 +65,7 @@ from ..inputs.unit_mask import UnitMask
 from ..metrics.budget import CPU_INPUTS, device_of, fit
 from ..metrics.input_provider import InputProvider
 from ..metrics.joint import joined_samples, open_provider
+from ..metrics.noise_precision import has_instructions
 from ..registry import ENGINES, METRICS
 from ..replacing import check_writable
 from ..termination import orderly_termination
@@ -494,9 +495,11 @@ def _prepared(
 
 
 def _precision_as_begun(writer: RunWriter, job: Job) -> str:
-    """Float32 if the run was begun with it, even if bfloat16 is fast here; bfloat16 only where it is."""
-    begun_in_float32 = writer.recorded(NARROW) is False
-    return "float32" if begun_in_float32 and job.settings.noise_precision == "auto" else job.precision
+    """Precision that the run was started with, whatever is faster now; float32 without instructions for bfloat16."""
+    begun = writer.recorded(NARROW)
+    if job.settings.noise_precision != "auto" or not isinstance(begun, bool):
+        return job.precision
+    return "auto" if begun and has_instructions(job.device) else "float32"
 
 
 def _as_begun(writer: RunWriter, batch_size: int) -> int:

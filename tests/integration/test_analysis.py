@@ -222,17 +222,18 @@ def test_noise_in_bfloat16_gives_the_same_values_within_their_errors(tmp_path):
     assert narrow.values["converged"].all()
 
 
-@pytest.mark.parametrize("begun", [True, False])
-def test_a_run_that_was_begun_in_float32_goes_on_in_it(tmp_path, monkeypatch, begun):
-    """A processor's speed is measured, so a resumed run might judge it differently."""
-    fast, used = {"now": begun}, []
+@pytest.mark.parametrize(("begun", "able"), [(True, True), (False, True), (True, False)])
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(tmp_path, monkeypatch, begun, able):
+    """A processor's speed is measured, so a resumed run might judge it differently, or be resumed on another one."""
+    fast, ready, used = {"now": begun}, {"now": True}, []
+    monkeypatch.setattr("onnxinfo.workflows.analyze.has_instructions", lambda device: ready["now"])
     monkeypatch.setattr("onnxinfo.metrics.noise_precision.is_fast", lambda device: fast["now"])
     monkeypatch.setattr("onnxinfo.metrics.sid.carried", lambda feature, _: used.append(feature.precision))
     analyze(tmp_path, limit=2)
     assert set(used) == {"auto" if begun else "float32"}
     used.clear()
-    fast["now"] = not begun
+    fast["now"], ready["now"] = not begun, able
     analyze(tmp_path, limit=4)
-    assert set(used) == {"float32"}
+    assert set(used) == {"auto" if begun and able else "float32"}
     with onnxinfo.open(tmp_path / "out.h5") as archive:
         assert archive["digits-cnn"].provenance["noise_bfloat16"] is begun

@@ -435,7 +435,8 @@ def test_committed_results_have_all_seeds_and_obey_the_floor(file):
     # No layer is below that of a linear layer with equal columns, up to the error of a value, which is largest where
     # noise activates units: of 14,690 such cells, one is below by 0.045, with an error of 0.020 and a gap of 0.032.
     proven = found[(found.normalizer == "sample") & found.converged & ~found.layer.str.endswith("norm")]
-    assert proven.empty or (proven.value + 2 * proven.stderr).min() > FLOOR - 0.02
+    assert (proven.value < FLOOR - 0.02).sum() <= 1
+    assert (proven.value + 2 * proven.stderr > FLOOR - 0.02).all()
 
 
 @pytest.mark.slow

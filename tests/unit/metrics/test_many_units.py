@@ -40,6 +40,8 @@ def test_many_units_take_less_noise(units, divisor):
     assert given.thrift == divisor
     assert given.draws(None) == PASS_NOISES // divisor
     assert dataclasses.replace(given, couplings=object()).draws(None) == COUPLED_NOISES
+    few = dataclasses.replace(given, couplings=object(), tie=type("Tie", (), {"units": 2**12})())
+    assert few.draws(None) == PASS_NOISES
     assert given.draws(object()) == CONTROLLED_NOISES
 
 

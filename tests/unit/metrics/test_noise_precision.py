@@ -150,9 +150,14 @@ def test_only_a_cpu_that_is_faster_with_such_instructions_is_fast(monkeypatch, i
 def test_the_speed_of_bfloat16_is_the_shortest_of_several_measurements(monkeypatch):
     clock = iter(itertools.accumulate([0, 1, 0, 9, 0, 4, 0, 2, 0, 3, 0, 5]))
     monkeypatch.setattr(noise_precision, "TIMINGS", 3)
-    monkeypatch.setattr(noise_precision.time, "thread_time", lambda: next(clock))
+    monkeypatch.setattr(noise_precision.time, "perf_counter", lambda: next(clock))
     # float32: 1, 4, 3; bfloat16: 9, 2, 5.
     assert noise_precision.relative_time.__wrapped__() == 2
+
+
+def test_a_clock_that_is_too_coarse_says_nothing_for_bfloat16(monkeypatch):
+    monkeypatch.setattr(noise_precision.time, "perf_counter", lambda: 7.0)
+    assert noise_precision.relative_time.__wrapped__() == math.inf
 
 
 def test_float32_is_kept_where_asked_for_or_where_memory_is_scarce():
