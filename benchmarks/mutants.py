@@ -154,7 +154,7 @@ MUTANTS = (
     Mutant(COUPLINGS, "self.random.square().mean(1), self", "self.along.square().mean(1), self", ("couplings",)),
     Mutant(COUPLINGS, "MOST_BYTES = 16, 2**25", "MOST_BYTES = 16, 2**30", ("couplings",)),
     Mutant(COUPLINGS, "powers / powers[:, :1, :1].clamp(min=tiny)", "powers", ("couplings",)),
-    Mutant("metrics/network.py", "SURELY_DIFFERENT = 64", "SURELY_DIFFERENT = 1", ("network",)),
+    Mutant("metrics/network.py", "math.ceil(SURELY_DIFFERENT / entries)", "1", ("network",)),
     Mutant("metrics/shrinkage.py", "(a * b.conj()).real", "(a * a.conj()).real", ("shrinkage", *CELLS)),
     # The marks, and statistics over cells.
     Mutant("analysis/proof.py", '("gap", ~certificate.optimal),', "", CELLS),
