@@ -25,7 +25,7 @@ ALPHA, CAP = 1.5e-4, 1.0
 PRECISIONS = "float32", "bfloat16"
 
 
-def measured(job: Job, position: int, samples: int, seed: int, noises: int) -> list[dict[str, float]]:
+def measured(job: Job, position: int, samples: int, seed: int, draws: int) -> list[dict[str, float]]:
     """Results of both precisions for one layer."""
     x, rows = job.inputs(list(range(samples)))
     start = linearize(job.network.part([position]), x, job.unit, rows, generator(x.device, seed, "probes"))[0]
@@ -37,7 +37,7 @@ def measured(job: Job, position: int, samples: int, seed: int, noises: int) -> l
         found = solve(Problem.of(feature, start, target, job.tie, CAP, job.shape))
         seconds = time.process_time() - began
         fresh = job.feature(position, x, rows, seed + 1)
-        deviations = fresh.deviations(found.sigma, noises) / target
+        deviations = fresh.deviations(found.sigma, draws) / target
         fresh.precision = precision
         results.append(
             {
@@ -57,7 +57,7 @@ def main() -> None:
     parser = analysis_parser(__doc__)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--noises", type=int, default=64, help="fresh noise samples of the ratio")
+    parser.add_argument("--draws", type=int, default=64, help="fresh noise samples of the ratio")
     given = parser.parse_args()
     job = prepared(
         given.model, given.inputs, given.layers, preset=given.preset, samples=given.samples, device=given.device
@@ -67,7 +67,7 @@ def main() -> None:
     print("| layer | CPU s per cell, float32 | bfloat16 | relative | H, float32 | H | ratio | converged | products |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for position, layer in enumerate(job.layers):
-        wide, narrow = measured(job, position, given.samples, given.seed, given.noises)
+        wide, narrow = measured(job, position, given.samples, given.seed, given.draws)
         cells = [
             layer.name if narrow["narrow"] else f"{layer.name} (not used)",
             *(f"{each['seconds']:.2f}" for each in (wide, narrow)),
